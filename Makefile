@@ -1,0 +1,44 @@
+# make demo   everything, from made-up photographs to a trained network, in about five minutes
+# make test   the quick tests;  make test-slow: the long ones;  make lint: flake8 and mypy
+#
+# TORCH_INDEX_URL=URL takes torch from another package index (for instance PyTorch's CPU builds);
+# DALI= leaves NVIDIA DALI out, or names another build of it (see README, "CUDA 12").
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX_URL ?=
+EXTRAS ?= dali,dev
+DEMO_DIR ?= demo
+
+PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
+RUN = $(VENV)/bin/python
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo test test-slow lint gpu-check clean
+
+demo: $(INSTALLED)
+	$(RUN) tools/demo.py $(DEMO_DIR)
+
+test: $(INSTALLED)
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(RUN) -m pytest -m slow
+
+gpu-check: $(INSTALLED)
+	$(RUN) -m pytest -m gpu
+
+lint: $(INSTALLED)
+	$(RUN) -m flake8
+	$(RUN) -m mypy
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("fullfeed needs Python 3.11 or newer; this is " + \
+	    sys.version.split()[0] + ": make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
+	@echo "Installing into $(VENV): PyTorch, DALI and the rest, a few minutes on the first run ..."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint constraints.txt \
+	    $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) --editable ".[$(EXTRAS)]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO_DIR)

@@ -1,0 +1,1 @@
+"""Photographs on disk to batches on the GPU."""

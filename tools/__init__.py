@@ -1,0 +1,1 @@
+"""The commands that are not the trainer, and what only they need."""

@@ -1,0 +1,1 @@
+"""Measuring: repeats and spreads, peers, the demo's tour."""

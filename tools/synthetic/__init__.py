@@ -1,0 +1,1 @@
+"""Procedural photographs for the demo and the tests."""
