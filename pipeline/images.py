@@ -1,0 +1,177 @@
+"""One original in, one 256x256 RGB image out, encoded and decoded again; or why it cannot be."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+SIZE_PX = 256  # the paper, section 2: shorter side 256, then the central 256 x 256
+MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs; 268 MB as RGB
+EXIF_WINDOW_BYTES = 65_536  # the APP1 segment, if any, comes first and is at most this long
+ORIENTATION_TAG = 0x0112
+
+Pixels = NDArray[np.uint8]  # (height, width, 3)
+
+
+class ImageError(ValueError):
+    """An original that cannot become a sample; its text is the reason, for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFormat:
+    """How images are stored: `encoding` jpeg or raw, JPEG `quality` 1..100, EXIF obeyed or not."""
+
+    encoding: str = "jpeg"
+    quality: int = 90
+    ignore_orientation: bool = False
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ("jpeg", "raw"):
+            raise ValueError(f"encoding must be jpeg or raw, not {self.encoding!r}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be within 1..100, not {self.quality}")
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the bytes of a stored image, JSON-able, library versions included."""
+        chosen: dict[str, Any] = {
+            "size_px": SIZE_PX,
+            "encoding": self.encoding,
+            "orientation": "ignored" if self.ignore_orientation else "exif",
+            "resize": "central square; area average to shrink, bicubic to enlarge",
+            "versions": {
+                "opencv": cv2.__version__,
+                "simplejpeg": simplejpeg.__version__,
+                "pillow": version("pillow"),
+                "libjpeg_turbo": features.version("libjpeg_turbo"),
+            },
+        }
+        if self.encoding == "jpeg":
+            chosen["jpeg"] = {
+                "quality": self.quality,
+                "subsampling": "4:2:0",
+                "huffman": "optimised",
+                "progressive": False,
+            }
+        return chosen
+
+
+def decode(data: bytes, *, ignore_orientation: bool = False) -> Pixels:
+    """Any photograph as RGB, (height, width, 3), upright by its EXIF orientation unless ignored.
+
+    Ordinary JPEGs go through simplejpeg in strict mode; whatever it refuses (CMYK, damage that
+    libjpeg warns about, other formats) is judged by Pillow. The two are bit-equal where both
+    decode. Raises ImageError.
+    """
+    if not data:
+        raise ImageError("empty file")
+    if data.startswith(b"\xff\xd8") and (ignore_orientation or _is_upright(data)):
+        try:
+            height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+            if colour in ("YCbCr", "Gray", "RGB") and height * width <= MAX_PIXELS:
+                return simplejpeg.decode_jpeg(data, "RGB")  # type: ignore[no-any-return]
+        except ValueError:
+            pass  # Pillow judges, and its message is the reason
+    return _decode_with_pillow(data, ignore_orientation)
+
+
+def decode_stored(encoded: bytes) -> Pixels:
+    """The pixels of a stored image, (256, 256, 3) RGB; ImageError where they are not that."""
+    if encoded.startswith(b"\x93NUMPY"):
+        pixels = np.load(io.BytesIO(encoded), allow_pickle=False)
+    else:
+        try:
+            pixels = simplejpeg.decode_jpeg(encoded, "RGB")
+        except ValueError as error:
+            raise ImageError(f"damaged JPEG: {error}") from error
+    if pixels.shape != (SIZE_PX, SIZE_PX, 3) or pixels.dtype != np.uint8:
+        raise ImageError(f"stored image is {pixels.shape} {pixels.dtype}, not (256, 256, 3) uint8")
+    return pixels  # type: ignore[no-any-return]
+
+
+def encode(pixels: Pixels, image_format: ImageFormat) -> bytes:
+    """(256, 256, 3) RGB as baseline 4:2:0 JPEG without metadata, or as a .npy file."""
+    if image_format.encoding == "raw":
+        buffer = io.BytesIO()
+        np.save(buffer, pixels, allow_pickle=False)
+        return buffer.getvalue()
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY, image_format.quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+        cv2.IMWRITE_JPEG_OPTIMIZE, 1,
+        cv2.IMWRITE_JPEG_PROGRESSIVE, 0,
+    ]  # fmt: skip
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    assert done
+    return encoded.tobytes()
+
+
+def fit(pixels: Pixels) -> Pixels:
+    """Any (height, width, 3) as (256, 256, 3): shorter side to 256, then the central square.
+
+    The crop comes first, so that only kept pixels are resized: by area average to shrink (an
+    antialiasing filter), bicubic to enlarge.
+    """
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    if side != SIZE_PX:
+        filter_ = cv2.INTER_AREA if side > SIZE_PX else cv2.INTER_CUBIC
+        resized = cv2.resize(square, (SIZE_PX, SIZE_PX), interpolation=filter_)
+        return np.asarray(resized, np.uint8)
+    return np.ascontiguousarray(square)
+
+
+def _is_upright(data: bytes) -> bool:
+    """Whether a JPEG has no EXIF orientation other than 1 (the search costs 3 microseconds)."""
+    if b"Exif\x00\x00" not in data[:EXIF_WINDOW_BYTES]:
+        return True
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return bool(image.getexif().get(ORIENTATION_TAG, 1) == 1)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return True
+
+
+def _decode_with_pillow(data: bytes, ignore_orientation: bool) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of bombs and odd metadata; size is judged below, metadata is not kept.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(
+                        f"too large: {image.width} x {image.height} px, over {MAX_PIXELS} pixels"
+                    )
+                image.load()
+                upright = image if ignore_orientation else ImageOps.exif_transpose(image)
+                return np.asarray(_to_rgb(upright))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"too large: {error}") from error
+    except Exception as error:  # decoders raise anything; whatever it is, it is the reason
+        raise ImageError(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any mode: transparency over white, 16 bits scaled to 8 (Pillow alone would clip)."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.float64)
+        if image.mode != "F" and wide.max(initial=0) > 255:
+            wide /= 257  # 65535 / 255
+        return Image.fromarray(np.clip(np.rint(wide), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, layer).convert("RGB")
+    return image.convert("RGB")
