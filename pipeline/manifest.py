@@ -1,0 +1,241 @@
+"""What a shard folder says of itself: a receipt per shard, one dataset.json; opening one."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.atomic import write_whole
+from pipeline.shards import (
+    Index,
+    dali_index_path,
+    read_index,
+    shard_stem,
+    sums_path,
+)
+
+FORMAT_VERSION = 1
+DATASET_NAME = "dataset.json"
+QUARANTINE_NAME = "quarantine.jsonl"
+TIMM_NAME = "_info.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """That a shard is finished: written last, so a shard without a valid one does not exist."""
+
+    format_version: int
+    shard: str  # file name
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+    enlarged: int  # originals with a shorter side under 256 px
+    quarantined: list[dict[str, Any]]  # source, split, id, reason, sha256
+    settings: dict[str, Any]
+    settings_hash: str
+    plan_hash: str  # of the sources, ids and labels that belong into this shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One line of dataset.json's list of shards."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A split of dataset.json; found = written + quarantined."""
+
+    shards: tuple[Shard, ...]
+    found: int
+    written: int
+    quarantined: int
+    enlarged: int  # of those written: the original's shorter side was under 256 px
+    fingerprint: str
+    index_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A shard folder whose dataset.json is whole."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    settings: Mapping[str, Any]
+    splits: Mapping[str, Split]
+
+    def split(self, name: str) -> Split:
+        """The split `name`; ValueError naming those there are."""
+        if name not in self.splits:
+            have = ", ".join(self.splits) or "none"
+            raise ValueError(
+                f"{self.folder} has no split {name!r}, it has: {have}; prepare a source with a "
+                f"{name}/ folder"
+            )
+        return self.splits[name]
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256 that stands for every byte of a split's shards."""
+        return self.split(split).fingerprint
+
+    def num_samples(self, split: str) -> int:
+        """How many samples a split has."""
+        return self.split(split).written
+
+    def index(self, split: str) -> Index:
+        """The index rows of a split, sorted by shard and offset; ValueError where damaged."""
+        found = self.split(split)
+        return read_index(self.folder, split, found.index_sha256, found.written)
+
+    @property
+    def encoding(self) -> str:
+        """How images are stored: jpeg or raw."""
+        return str(self.settings["encoding"])
+
+
+def canonical_hash(value: Any) -> str:
+    """SHA-256 of a JSON-able value; equal values give equal hashes."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint(shards: Sequence[Shard]) -> str:
+    """SHA-256 over the shards' SHA-256, in their order (as hexadecimal text)."""
+    return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
+
+
+def receipt_path(folder: Path, split: str, number: int) -> Path:
+    """Where the receipt of a shard lies."""
+    return folder / f"{shard_stem(split, number)}.receipt.json"
+
+
+def write_receipt(folder: Path, number: int, receipt: Receipt) -> None:
+    """Writes a shard's receipt, whole or not at all."""
+    text = json.dumps(asdict(receipt), indent=2) + "\n"
+    write_whole(receipt_path(folder, receipt.split, number), text.encode())
+
+
+def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
+    """The receipt of a shard that is there, of the size it names; None where there is none."""
+    try:
+        receipt = Receipt(**json.loads(receipt_path(folder, split, number).read_bytes()))
+        if receipt.format_version != FORMAT_VERSION:
+            return None
+        size = (folder / receipt.shard).stat().st_size
+        beside = [sums_path(folder, split, number), dali_index_path(folder, split, number)]
+    except (OSError, ValueError, TypeError):
+        return None
+    whole = size == receipt.bytes and all(path.is_file() for path in beside)
+    return receipt if whole else None
+
+
+def write_dataset(dataset: Dataset) -> None:
+    """Writes dataset.json and timm's _info.json (dataset.json last: it makes the folder valid)."""
+    info = {
+        name: {
+            "name": name,
+            "num_samples": split.written,
+            "filenames": [shard.name for shard in split.shards],
+            "shard_lengths": [shard.samples for shard in split.shards],
+        }
+        for name, split in dataset.splits.items()
+    }
+    write_whole(dataset.folder / TIMM_NAME, _json({"splits": info}))
+    text = {
+        "format_version": FORMAT_VERSION,
+        "settings": dict(dataset.settings),
+        "classes": list(dataset.classes),
+        "splits": {name: asdict(split) for name, split in dataset.splits.items()},
+    }
+    write_whole(dataset.folder / DATASET_NAME, _json(text))
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """The data set in a shard folder, every shard of the right size.
+
+    ValueError naming the file, what was found and the next command: no shards, preparation not
+    finished, a shard missing or cut off, dataset.json damaged or of another format version.
+    """
+    path = folder / DATASET_NAME
+    try:
+        text = json.loads(path.read_bytes())
+        version = text["format_version"]
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {version}, this program reads {FORMAT_VERSION}; "
+                "prepare the shards again"
+            )
+        splits = {name: _split(value) for name, value in text["splits"].items()}
+        dataset = Dataset(
+            folder=folder,
+            classes=tuple(text["classes"]),
+            settings=text["settings"],
+            splits=splits,
+        )
+    except FileNotFoundError:
+        raise ValueError(_no_dataset(folder)) from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); prepare again: finished shards "
+            "are kept, dataset.json is written anew"
+        ) from error
+    for split in splits.values():
+        _check_sizes(folder, split)
+    return dataset
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _split(value: dict[str, Any]) -> Split:
+    shards = tuple(Shard(**shard) for shard in value["shards"])
+    return Split(**{**value, "shards": shards})
+
+
+def remove_dataset(folder: Path) -> int:
+    """Removes all that a preparation wrote into `folder`, and nothing else; returns the count."""
+    made = re.compile(
+        r"\w+-\d{6}\.(tar|idx|sums\.npz|receipt\.json)(\.tmp)?|\w+\.index\.npy(\.tmp)?"
+        rf"|({DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|pca\.json|mean\.npy)(\.tmp)?"
+    )
+    paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
+    for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # dataset.json first
+        path.unlink()
+    return len(paths)
+
+
+def _no_dataset(folder: Path) -> str:
+    prepare = f"tools/prepare_shards.py SOURCE --out {folder}"
+    if not folder.is_dir():
+        return f"there is no folder {folder}; prepare shards first: {prepare}"
+    if any(folder.glob("*.receipt.json")):
+        return f"the preparation of {folder} has not finished; start it again to go on: {prepare}"
+    return f"{folder} holds no shards (no {DATASET_NAME}); prepare them first: {prepare}"
+
+
+def _check_sizes(folder: Path, split: Split) -> None:
+    for shard in split.shards:
+        path = folder / shard.name
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be read ({error.strerror}); prepare again: only missing shards "
+                "are written"
+            ) from error
+        if size != shard.bytes:
+            raise ValueError(
+                f"{path} has {size} bytes, {shard.bytes} were written: it was cut off or "
+                "replaced; prepare again: only damaged shards are written anew"
+            )

@@ -1,0 +1,248 @@
+"""The making of shards from a plan: one task each, then the files that tie them together.
+
+A task depends on nothing but the plan and the originals, so shards are byte-identical for any
+number of workers and restarts.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.atomic import write_whole
+from pipeline.images import SIZE_PX, ImageError, decode, decode_stored, encode, fit
+from pipeline.manifest import (
+    DATASET_NAME,
+    FORMAT_VERSION,
+    QUARANTINE_NAME,
+    Dataset,
+    Receipt,
+    Shard,
+    Split,
+    canonical_hash,
+    fingerprint,
+    read_receipt,
+    receipt_path,
+    write_dataset,
+    write_receipt,
+)
+from pipeline.moments import Sums
+from pipeline.plan import Settings, ShardTask, is_finished, plan
+from pipeline.shards import (
+    COMPONENTS,
+    ShardWriter,
+    Written,
+    dali_index_path,
+    read_rows,
+    shard_stem,
+    write_index,
+    write_sums,
+)
+from pipeline.sources import Source, read_original
+
+Stages = Counter[str]  # seconds per stage: read, decode, resize, encode, verify, sums, write
+Engine = Callable[[list[ShardTask]], Stages]  # makes the shards of tasks, see engines.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a preparation did: the data set, how many shards were made now or found finished."""
+
+    dataset: Dataset
+    num_made: int
+    num_kept: int
+    stages: Stages
+
+
+def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Outcome:
+    """Makes every shard that is not finished yet, then index, quarantine and dataset.json.
+
+    ValueError where the folder holds shards of other settings or originals, or where no file of a
+    split can be prepared; OSError where the disk fails. Either way finished shards stay.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    tasks = list(plan(source, out, settings))
+    _refuse_strangers(out, tasks)
+    missing = [task for task in tasks if not is_finished(task)]
+    if missing:
+        (out / DATASET_NAME).unlink(missing_ok=True)  # no data set until it is whole again
+    stages = engine(missing)
+    return Outcome(
+        dataset=finish(source, out, settings, tasks),
+        num_made=len(missing),
+        num_kept=len(tasks) - len(missing),
+        stages=stages,
+    )
+
+
+def make_shard(task: ShardTask, advance: Callable[[], None]) -> Stages:
+    """Makes one shard: tar, DALI index, exact sums, and last its receipt.
+
+    advance: called after every original. Returns the seconds spent per stage. An original that
+    cannot become a sample is quarantined; OSError (disk full, source gone) ends the task.
+    """
+    receipt_path(task.out, task.split, task.number).unlink(missing_ok=True)
+    maker = _Maker(task)
+    tar_path = task.out / f"{task.stem}.tar"
+    component = COMPONENTS[task.settings.image_format.encoding]
+    with ShardWriter(tar_path, task.number, component) as writer:
+        for sample_id, name, label in zip(task.ids, task.names, task.labels, strict=True):
+            encoded = maker.make(sample_id, name)
+            if encoded is not None:
+                writer.add(sample_id, label, encoded)
+            maker.lap("write")
+            advance()
+    assert writer.written is not None
+    write_whole(dali_index_path(task.out, task.split, task.number), writer.written.dali_index)
+    write_sums(task.out, task.split, task.number, maker.sums, writer.written.rows)
+    write_receipt(task.out, task.number, _receipt(task, maker, writer.written))
+    maker.lap("write")
+    return maker.stages
+
+
+def _refuse_strangers(out: Path, tasks: list[ShardTask]) -> None:
+    """ValueError where the folder has finished shards that this plan does not have."""
+    planned = {f"{task.stem}.receipt.json" for task in tasks}
+    strangers = sorted(path.name for path in out.glob("*.receipt.json"))
+    strangers = [name for name in strangers if name not in planned]
+    if strangers:
+        raise ValueError(
+            f"{out} holds {len(strangers)} shards that are not of this source and these settings "
+            f"({strangers[0].removesuffix('.receipt.json')}.tar first); give another --out, or "
+            "--fresh to remove the shards there and start over"
+        )
+
+
+def finish(source: Source, out: Path, settings: Settings, tasks: list[ShardTask]) -> Dataset:
+    """Writes indices, quarantine.jsonl and, last, dataset.json, from the receipts of all shards.
+
+    ValueError where not one file of a split could be prepared.
+    """
+    splits: dict[str, Split] = {}
+    quarantined: list[dict[str, Any]] = []
+    for name in dict.fromkeys(task.split for task in tasks):
+        numbers = [task.number for task in tasks if task.split == name]
+        receipts = [_receipt_of(out, name, number) for number in numbers]
+        entries = sorted((e for r in receipts for e in r.quarantined), key=lambda e: int(e["id"]))
+        rows = np.concatenate([read_rows(out, name, number) for number in numbers])
+        if len(rows) == 0:
+            raise ValueError(
+                f"none of the {len(entries)} files of {source.root / name} could be prepared; the "
+                f"first, {entries[0]['source']}: {entries[0]['reason']}"
+            )
+        shards = tuple(
+            Shard(name=r.shard, samples=r.samples, bytes=r.bytes, sha256=r.sha256)
+            for r in receipts
+        )
+        splits[name] = Split(
+            shards=shards,
+            found=len(source.splits[name].names),
+            written=len(rows),
+            quarantined=len(entries),
+            enlarged=sum(r.enlarged for r in receipts),
+            fingerprint=fingerprint(shards),
+            index_sha256=write_index(out, name, rows),
+        )
+        assert splits[name].found == splits[name].written + splits[name].quarantined
+        quarantined.extend(entries)
+    lines = "".join(json.dumps(entry) + "\n" for entry in quarantined)
+    write_whole(out / QUARANTINE_NAME, lines.encode())
+    dataset = Dataset(
+        folder=out, classes=source.classes, settings=settings.as_dict(), splits=splits
+    )
+    write_dataset(dataset)
+    return dataset
+
+
+class _Maker:
+    """Originals into stored images, with what must be known of them: sums, quarantine, seconds."""
+
+    def __init__(self, task: ShardTask) -> None:
+        self.sums = Sums()
+        self.quarantined: list[dict[str, Any]] = []
+        self.enlarged = 0
+        self.stages: Stages = Counter()
+        self._task = task
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Counts the time since the last lap as spent on `stage`."""
+        now = time.perf_counter()
+        self.stages[stage] += now - self._last  # type: ignore[assignment]  # typeshed: int only
+        self._last = now
+
+    def make(self, sample_id: int, name: bytes) -> bytes | None:
+        """The stored form of one original, decoded again and summed; None where quarantined."""
+        image_format = self._task.settings.image_format
+        data = b""
+        try:
+            data = _read(self._task.root, name)
+            self.lap("read")
+            pixels = decode(data, ignore_orientation=image_format.ignore_orientation)
+        except ImageError as error:
+            entry = {
+                "source": os.fsdecode(name),
+                "split": self._task.split,
+                "id": sample_id,
+                "reason": str(error),
+                "sha256": hashlib.sha256(data).hexdigest(),
+            }
+            self.quarantined.append(entry)
+            return None
+        self.lap("decode")
+        self.enlarged += min(pixels.shape[:2]) < SIZE_PX
+        pixels = fit(pixels)
+        self.lap("resize")
+        encoded = encode(pixels, image_format)
+        self.lap("encode")
+        pixels = decode_stored(encoded)
+        self.lap("verify")
+        self.sums.add(pixels)
+        self.lap("sums")
+        return encoded
+
+
+def _read(root: Path, name: bytes) -> bytes:
+    """An original's bytes; ImageError where that one file is at fault, OSError where more is."""
+    try:
+        return read_original(root, name)
+    except (PermissionError, IsADirectoryError) as error:
+        raise ImageError(f"unreadable: {error.strerror}") from error
+    except FileNotFoundError as error:
+        path = os.path.join(os.fsencode(root), name)
+        if os.path.islink(path):
+            raise ImageError("unreadable: broken symbolic link") from error
+        raise OSError(
+            f"{os.fsdecode(path)} was listed and is gone: the source changed or was unmounted; "
+            "start again when it is whole, finished shards are kept"
+        ) from error
+
+
+def _receipt(task: ShardTask, maker: _Maker, written: Written) -> Receipt:
+    settings = task.settings.as_dict()
+    return Receipt(
+        format_version=FORMAT_VERSION,
+        shard=f"{task.stem}.tar",
+        split=task.split,
+        samples=len(written.rows),
+        bytes=written.num_bytes,
+        sha256=written.sha256,
+        enlarged=maker.enlarged,
+        quarantined=maker.quarantined,
+        settings=settings,
+        settings_hash=canonical_hash(settings),
+        plan_hash=task.plan_hash,
+    )
+
+
+def _receipt_of(folder: Path, split: str, number: int) -> Receipt:
+    receipt = read_receipt(folder, split, number)
+    assert receipt is not None, f"{shard_stem(split, number)} has no receipt after preparation"
+    return receipt

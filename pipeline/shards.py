@@ -1,0 +1,180 @@
+"""The bytes on disk: names of files, the records of a shard, its index rows and sums."""
+
+import hashlib
+import io
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.atomic import whole_file, write_whole
+from pipeline.images import SIZE_PX
+from pipeline.moments import Sums
+
+BLOCK_BYTES = 512
+NUM_KEY_DIGITS = 9
+INDEX_DTYPE = np.dtype(
+    [
+        ("shard", "<u4"),  # number of the shard within its split
+        ("offset", "<u8"),  # of the encoded image's first byte within the shard
+        ("size", "<u4"),  # bytes of the encoded image
+        ("label", "<i4"),
+        ("id", "<u4"),  # sample id
+        ("crc32", "<u4"),  # of the encoded image
+    ]
+)
+COMPONENTS = {"jpeg": "jpg", "raw": "npy"}  # encoding -> extension of the image's component
+RAW_BYTES = 128 + SIZE_PX * SIZE_PX * 3  # a .npy file: header, then the pixels
+
+Index = NDArray[np.void]  # rows of INDEX_DTYPE
+
+
+def shard_stem(split: str, number: int) -> str:
+    """The name of a shard without its ending, such as train-000000."""
+    return f"{split}-{number:06d}"
+
+
+def index_name(split: str) -> str:
+    """The name of the file that holds a split's index rows."""
+    return f"{split}.index.npy"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished shard: its size and SHA-256, its index rows, the text of its DALI index."""
+
+    num_bytes: int
+    sha256: str
+    rows: Index
+    dali_index: bytes
+
+
+class ShardWriter:
+    """Writes one USTAR shard; the file appears when the block ends without an error.
+
+    with ShardWriter(path, number, "jpg") as writer: writer.add(...)
+    Afterwards `writer.written` says what was written. OSError as the file system raises it.
+    """
+
+    def __init__(self, path: Path, number: int, component: str) -> None:
+        self._number = number
+        self._component = component
+        self._whole = whole_file(path)
+        self._hash = hashlib.sha256()
+        self._offset = 0
+        self._rows: list[tuple[int, int, int, int, int, int]] = []
+        self._index_lines: list[str] = []
+        self._file: BinaryIO | None = None
+        self.written: Written | None = None
+
+    def __enter__(self) -> Self:
+        self._file = self._whole.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._write(bytes(2 * BLOCK_BYTES))  # the end of a tar file
+            lines = [f"v1.2 {len(self._rows)}", *self._index_lines]
+            self.written = Written(
+                num_bytes=self._offset,
+                sha256=self._hash.hexdigest(),
+                rows=np.array(self._rows, INDEX_DTYPE),
+                dali_index="".join(line + "\n" for line in lines).encode(),
+            )
+        self._whole.__exit__(kind, error, trace)
+
+    def add(self, sample_id: int, label: int, encoded: bytes) -> None:
+        """Appends a sample: its encoded image, then its label as decimal text."""
+        key = f"{sample_id:0{NUM_KEY_DIGITS}d}"
+        text = str(label).encode()
+        image_offset = self._add_file(f"{key}.{self._component}", encoded)
+        label_offset = self._add_file(f"{key}.cls", text)
+        self._rows.append(
+            (self._number, image_offset, len(encoded), label, sample_id, zlib.crc32(encoded))
+        )
+        self._index_lines.append(
+            f"{self._component} {image_offset} {len(encoded)} {key}.{self._component} "
+            f"cls {label_offset} {len(text)} {key}.cls"
+        )
+
+    def _add_file(self, name: str, data: bytes) -> int:
+        """Appends one file of the tar; returns the offset of its first byte."""
+        header = tarfile.TarInfo(name)  # mtime, uid and gid are 0, owner names empty
+        header.size = len(data)
+        self._write(header.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._offset
+        self._write(data)
+        self._write(bytes(-len(data) % BLOCK_BYTES))
+        return offset
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._hash.update(data)
+        self._offset += len(data)
+
+
+def dali_index_path(folder: Path, split: str, number: int) -> Path:
+    """Where the index of a shard for DALI's own reader lies."""
+    return folder / f"{shard_stem(split, number)}.idx"
+
+
+def sums_path(folder: Path, split: str, number: int) -> Path:
+    """Where the exact sums and the index rows of a shard lie."""
+    return folder / f"{shard_stem(split, number)}.sums.npz"
+
+
+def write_sums(folder: Path, split: str, number: int, sums: Sums, rows: Index) -> None:
+    """Writes a shard's exact sums and its index rows; equal arrays give equal bytes."""
+    with whole_file(sums_path(folder, split, number)) as file:
+        np.savez(file, allow_pickle=False, **sums.arrays(), rows=rows)
+
+
+def read_rows(folder: Path, split: str, number: int) -> Index:
+    """The index rows of one shard."""
+    with np.load(sums_path(folder, split, number), allow_pickle=False) as arrays:
+        rows: Index = arrays["rows"]
+    return rows
+
+
+def read_sums(folder: Path, split: str, number: int) -> Sums:
+    """The exact sums over one shard's decoded pixels."""
+    with np.load(sums_path(folder, split, number), allow_pickle=False) as arrays:
+        return Sums.from_arrays(arrays)
+
+
+def write_index(folder: Path, split: str, rows: Index) -> str:
+    """Writes a split's index file; returns the SHA-256 of its bytes."""
+    buffer = io.BytesIO()
+    np.save(buffer, rows, allow_pickle=False)
+    write_whole(folder / index_name(split), buffer.getvalue())
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()
+
+
+def read_index(folder: Path, split: str, sha256: str, num_samples: int) -> Index:
+    """The index rows of a split; ValueError, with the mend, where they are not those written."""
+    path = folder / index_name(split)
+    mend = "prepare again: finished shards are kept, the index is written anew"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); {mend}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is {found[:12]}…, dataset.json says {sha256[:12]}…; "
+            f"{mend}"
+        )
+    rows: Index = np.load(io.BytesIO(data), allow_pickle=False)
+    assert rows.dtype == INDEX_DTYPE and len(rows) == num_samples
+    return rows

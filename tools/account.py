@@ -1,0 +1,38 @@
+"""The account of a preparation: every image found, where it went, what took the time."""
+
+import json
+from collections import Counter
+
+import click
+
+from pipeline.manifest import QUARANTINE_NAME
+from pipeline.prepare import Outcome
+from pipeline.sources import Source
+
+
+def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
+    """Prints per split what was found, written and quarantined; reasons; seconds per stage."""
+    dataset = outcome.dataset
+    header = f"{'split':<7}{'found':>11}{'written':>11}{'quarantined':>13}{'shards':>8}{'MB':>10}"
+    click.echo(header + f"{'enlarged':>10}{'ignored':>9}")
+    for name, split in dataset.splits.items():
+        megabytes = sum(shard.bytes for shard in split.shards) / 1e6
+        click.echo(
+            f"{name:<7}{split.found:>11,}{split.written:>11,}{split.quarantined:>13,}"
+            f"{len(split.shards):>8,}{megabytes:>10,.1f}{split.enlarged:>10,}"
+            f"{source.splits[name].ignored:>9,}"
+        )
+    reasons: Counter[str] = Counter()
+    for line in (dataset.folder / QUARANTINE_NAME).read_text().splitlines():
+        reasons[json.loads(line)["reason"].partition(":")[0]] += 1
+    for reason, count in reasons.most_common():
+        click.echo(f"  quarantined, {reason}: {count:,} (see {dataset.folder / QUARANTINE_NAME})")
+    total = sum(outcome.stages.values())
+    if total:
+        shares = ", ".join(f"{name} {t / total:.0%}" for name, t in outcome.stages.items())
+        click.echo(f"time of the workers: {shares}")
+    click.echo(
+        f"{outcome.num_made:,} shards made, {outcome.num_kept:,} found finished, "
+        f"{len(dataset.classes):,} classes, in {seconds:,.1f} s; "
+        f"next: tools/compute_pca.py {dataset.folder}"
+    )

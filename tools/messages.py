@@ -1,0 +1,31 @@
+"""What a command says when it cannot go on: one line, and an exit code."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+import click
+
+P = ParamSpec("P")
+
+
+def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """A command whose ValueError and OSError end it with one message and exit code 1.
+
+    Anything else is a mistake of this program and shows its traceback. Usage errors are click's,
+    with exit code 2; Ctrl-C ends with 130, as shells expect.
+    """
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted; what was finished is kept, start again to go on", err=True)
+            sys.exit(130)
+
+    return guarded
