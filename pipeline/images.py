@@ -20,6 +20,16 @@ ORIENTATION_TAG = 0x0112
 Pixels = NDArray[np.uint8]  # (height, width, 3)
 
 
+def _npy_header() -> bytes:
+    pixels = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
+    buffer = io.BytesIO()
+    np.save(buffer, pixels, allow_pickle=False)
+    return buffer.getvalue()[: -pixels.nbytes]
+
+
+RAW_HEADER = _npy_header()  # what every raw image begins with: 128 bytes, then the pixels
+
+
 class ImageError(ValueError):
     """An original that cannot become a sample; its text is the reason, for people."""
 
@@ -75,16 +85,20 @@ def decode(data: bytes, *, ignore_orientation: bool = False) -> Pixels:
         try:
             height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
             if colour in ("YCbCr", "Gray", "RGB") and height * width <= MAX_PIXELS:
-                return simplejpeg.decode_jpeg(data, "RGB")  # type: ignore[no-any-return]
+                pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+                return pixels
         except ValueError:
             pass  # Pillow judges, and its message is the reason
     return _decode_with_pillow(data, ignore_orientation)
 
 
-def decode_stored(encoded: bytes) -> Pixels:
+def decode_stored(encoded: bytes | memoryview) -> Pixels:
     """The pixels of a stored image, (256, 256, 3) RGB; ImageError where they are not that."""
-    if encoded.startswith(b"\x93NUMPY"):
-        pixels = np.load(io.BytesIO(encoded), allow_pickle=False)
+    if encoded[:1] == RAW_HEADER[:1]:
+        if encoded[: len(RAW_HEADER)] != RAW_HEADER:
+            raise ImageError("raw image has another header than was written")
+        pixels = np.frombuffer(encoded, np.uint8, offset=len(RAW_HEADER))
+        pixels = pixels.reshape(SIZE_PX, SIZE_PX, 3)
     else:
         try:
             pixels = simplejpeg.decode_jpeg(encoded, "RGB")
@@ -92,7 +106,7 @@ def decode_stored(encoded: bytes) -> Pixels:
             raise ImageError(f"damaged JPEG: {error}") from error
     if pixels.shape != (SIZE_PX, SIZE_PX, 3) or pixels.dtype != np.uint8:
         raise ImageError(f"stored image is {pixels.shape} {pixels.dtype}, not (256, 256, 3) uint8")
-    return pixels  # type: ignore[no-any-return]
+    return pixels
 
 
 def encode(pixels: Pixels, image_format: ImageFormat) -> bytes:

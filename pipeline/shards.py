@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.atomic import whole_file, write_whole
-from pipeline.images import SIZE_PX
 from pipeline.moments import Sums
 
 BLOCK_BYTES = 512
@@ -29,7 +28,6 @@ INDEX_DTYPE = np.dtype(
     ]
 )
 COMPONENTS = {"jpeg": "jpg", "raw": "npy"}  # encoding -> extension of the image's component
-RAW_BYTES = 128 + SIZE_PX * SIZE_PX * 3  # a .npy file: header, then the pixels
 
 Index = NDArray[np.void]  # rows of INDEX_DTYPE
 

@@ -1,0 +1,104 @@
+"""What turns encoded bytes into pixels: the interface, and the choice of implementation."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.draws import CROP_PX
+from pipeline.images import SIZE_PX
+from pipeline.reader import StepBytes
+
+BACKENDS = ("dali-gpu", "dali-cpu", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """What every step of a loader has in common, for the backend that renders it.
+
+    encoding: of the stored images, jpeg or raw. full: whole images, (N, 256, 256, 3) uint8,
+    instead of 224-px crops. dtype: of the pixels that come out; uint8 carries no lighting.
+    device: index of the GPU of dali-gpu. depth: steps rendered ahead.
+    """
+
+    encoding: str
+    max_rows: int
+    num_threads: int
+    depth: int
+    full: bool
+    dtype: type[np.generic]
+    device: int | None = None
+
+    @property
+    def side_px(self) -> int:
+        """Width and height of what comes out."""
+        return SIZE_PX if self.full else CROP_PX
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step to render: N encoded images, crop int32 (N, 3), offsets float32 (N, 3) or None."""
+
+    encoded: StepBytes
+    crop: NDArray[np.int32]
+    offsets: NDArray[np.float32] | None
+
+
+class Backend(Protocol):
+    """Renders steps in the order they were submitted, ahead of their being taken."""
+
+    def submit(self, work: Work) -> None:
+        """Begins to render; the work's bytes must stay as they are until the step is taken."""
+
+    def take(self) -> Any:
+        """The oldest step, NHWC, as what torch.from_dlpack accepts; waits for it."""
+
+    def clear(self) -> None:
+        """Forgets all that was submitted."""
+
+    def close(self) -> None:
+        """Frees threads and memory."""
+
+
+def choose_backend(asked: str, *, on_gpu: bool) -> tuple[str, str]:
+    """The backend to use and why; `asked` is one of BACKENDS or "auto".
+
+    on_gpu: whether batches go to a GPU. ValueError where the one asked for cannot work here.
+    """
+    if asked not in (*BACKENDS, "auto"):
+        raise ValueError(f"backend must be auto or one of {', '.join(BACKENDS)}, not {asked!r}")
+    has_dali = _has_dali()
+    if asked == "dali-gpu" and not on_gpu:
+        raise ValueError("backend dali-gpu needs a GPU to render on; use --backend auto")
+    if asked.startswith("dali") and not has_dali:
+        raise ValueError(
+            f"backend {asked} needs NVIDIA DALI: pip install 'fullfeed[dali]' (Linux), or use "
+            "--backend numpy"
+        )
+    if asked != "auto":
+        return asked, "asked for"
+    if not has_dali:
+        return "numpy", "DALI is not installed"
+    if on_gpu:
+        return "dali-gpu", "DALI is installed, batches go to a GPU"
+    return "dali-cpu", "DALI is installed, batches stay on the CPU"
+
+
+def open_backend(name: str, settings: RenderSettings) -> Backend:
+    """Builds the backend `name`; DALI is imported here and only where it is used."""
+    if name == "numpy":
+        from pipeline.reference import NumpyBackend
+
+        return NumpyBackend(settings)
+    from pipeline.graph import DaliBackend
+
+    return DaliBackend(settings)
+
+
+def _has_dali() -> bool:
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:  # no package `nvidia` at all
+        return False

@@ -1,0 +1,60 @@
+"""What a loader delivers, and with what."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.order import Window
+
+LIGHTING = ("std", "variance", "off")
+VIEWS = ("crop", "full")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """What a loader delivers, and with what.
+
+    batch_size: of all ranks together. training: random order, crops, flips and lighting, the last
+    partial batch dropped; otherwise index order, centre crops, every image once. lighting: "std"
+    (alpha times sqrt(lambda), the 2012 code), "variance" (alpha times lambda, the paper's text) or
+    "off". window: see pipeline/order.py. threads: of rendering, default one per core.
+    prefetch: steps rendered ahead.
+    """
+
+    shards: Path
+    batch_size: int
+    split: str = "train"
+    seed: int = 0
+    training: bool = True
+    lighting: str = "std"
+    views: str = "crop"
+    window: Window = "all"
+    backend: str = "auto"
+    threads: int | None = None
+    prefetch: int = 2
+    device: str = "cpu"
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        at_least_one = {
+            "batch size": self.batch_size,
+            "prefetch": self.prefetch,
+            "threads": 1 if self.threads is None else self.threads,
+            "world size": self.world_size,
+            "window": 1 if self.window == "all" else self.window,
+        }
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must be within 0..{self.world_size - 1}, not {self.rank}")
+        if self.batch_size % self.world_size:
+            raise ValueError(
+                f"world size {self.world_size} does not divide the global batch {self.batch_size}"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be within 0..2**64-1, not {self.seed}")
+        if self.lighting not in LIGHTING:
+            raise ValueError(f"lighting must be one of {LIGHTING}, not {self.lighting!r}")
+        if self.views not in VIEWS:
+            raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")

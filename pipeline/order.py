@@ -1,0 +1,57 @@
+"""Which index rows make up step k of epoch e, on every rank: pure functions, nothing else decides.
+
+A pass over the data can be replayed, cut anywhere and dealt to any number of ranks, because it is
+computed rather than remembered.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ORDER_VERSION = 1  # part of every saved state; raised when a stream of numbers below changes
+ORDER_TAG = 0x6F72646572  # "order": keeps this stream of random numbers apart from every other
+Window = int | Literal["all"]
+Rows = NDArray[np.int64]
+
+
+def order(shard_sizes: Sequence[int], seed: int, epoch: int, window: Window = "all") -> Rows:
+    """The epoch's permutation of index rows, int64 (sum of shard_sizes,).
+
+    shard_sizes: samples of each shard, in index order. window: "all" shuffles all rows; a number W
+    shuffles the shards, then the rows within each run of W shards, so that at most W shards are
+    read at a time. Source of the stream: NumPy's Philox with key (seed, tag) and counter
+    (0, 0, 0, epoch).
+    """
+    assert window == "all" or window >= 1
+    generator = np.random.Generator(
+        np.random.Philox(key=[seed, ORDER_TAG], counter=[0, 0, 0, epoch])
+    )
+    sizes = np.asarray(shard_sizes, np.int64)
+    if window == "all":
+        return generator.permutation(int(sizes.sum()))
+    first = np.cumsum(sizes) - sizes  # first: (shard,), its first row
+    shards = generator.permutation(len(sizes))
+    runs = [shards[start : start + window] for start in range(0, len(shards), window)]
+    rows = [np.arange(start, start + size) for start, size in zip(first, sizes, strict=True)]
+    parts = [np.concatenate([rows[shard] for shard in run]) for run in runs]
+    return np.concatenate([generator.permutation(part) for part in parts])
+
+
+def num_steps(num_samples: int, batch_size: int, *, training: bool) -> int:
+    """Steps per epoch: training drops the last partial batch, validation keeps it."""
+    return num_samples // batch_size if training else -(-num_samples // batch_size)
+
+
+def rank_part(
+    num_samples: int, batch_size: int, step: int, rank: int, world_size: int
+) -> tuple[int, int]:
+    """The positions [first, last) of the epoch's order that `rank` takes in `step`.
+
+    batch_size: of all ranks together. Of the n positions of a global batch (fewer than batch_size
+    only in validation's last one), rank r of w takes [n r // w, n (r + 1) // w).
+    """
+    start = step * batch_size
+    n = min(batch_size, num_samples - start)
+    return start + n * rank // world_size, start + n * (rank + 1) // world_size

@@ -1,0 +1,177 @@
+"""The encoded bytes of coming steps, read ahead by threads into a ring of buffers."""
+
+import os
+import threading
+import zlib
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.order import Rows
+from pipeline.shards import Index
+
+MAX_OPEN_SHARDS = 128
+ROW_ALIGNMENT_BYTES = 64
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """The encoded images of a step: data uint8 (N, longest), of which image i has sizes[i, 0].
+
+    Raw images come without their .npy header: data is (N, 196608), that is (N, 256, 256, 3).
+    """
+
+    data: NDArray[np.uint8]
+    sizes: NDArray[np.int32]  # (N, 1)
+
+
+class Reader:
+    """Reads steps in the order they are requested, `depth` of them at most at a time.
+
+    header: what every image begins with and the reader passes over (RAW_HEADER of raw images).
+    request(rows) … take() … release(): the oldest request is taken, its buffer is reused once it
+    is released. Every image's size and crc32 is checked; ValueError from take() names the shard
+    and the sample whose bytes are not those written.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        index: Index,
+        *,
+        header: bytes = b"",
+        max_rows: int,
+        depth: int,
+        num_threads: int,
+    ) -> None:
+        assert max_rows >= 1 and depth >= 1 and num_threads >= 1
+        longest = int(index["size"].max(initial=1)) - len(header)
+        longest += -longest % ROW_ALIGNMENT_BYTES
+        self._header_bytes, self._header_sum = len(header), zlib.crc32(header)
+        self._index = index
+        self._shards = _OpenShards(paths)
+        self._buffers = [
+            StepBytes(np.empty((max_rows, longest), np.uint8), np.zeros((max_rows, 1), np.int32))
+            for _ in range(depth)
+        ]
+        self._free = deque(range(depth))
+        self._requested: deque[tuple[int, int, list[Future[None]]]] = deque()
+        self._taken: deque[int] = deque()
+        self._num_threads = num_threads
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="fullfeed-read")
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a buffer is free for another request."""
+        return bool(self._free)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the oldest request has been read, so that take() would not wait."""
+        return bool(self._requested) and all(part.done() for part in self._requested[0][2])
+
+    def request(self, rows: Rows) -> None:
+        """Begins to read the images of these index rows, int64 (N,), N within 1..max_rows."""
+        slot = self._free.popleft()
+        buffer = self._buffers[slot]
+        chosen = self._index[rows]
+        buffer.sizes[: len(rows), 0] = chosen["size"] - self._header_bytes
+        # Rows are sorted by shard and offset: each thread gets a run of neighbours on the disk.
+        by_place = np.argsort(rows)
+        parts = [
+            self._pool.submit(self._read, buffer.data, places.tolist(), chosen[places])
+            for places in np.array_split(by_place, min(self._num_threads, len(rows)))
+        ]
+        self._requested.append((slot, len(rows), parts))
+
+    def take(self) -> StepBytes:
+        """The oldest request's bytes, valid until it is released; waits until they are read."""
+        slot, num_rows, parts = self._requested.popleft()
+        self._taken.append(slot)
+        for part in parts:
+            part.result()
+        buffer = self._buffers[slot]
+        return StepBytes(buffer.data[:num_rows], buffer.sizes[:num_rows])
+
+    def release(self) -> None:
+        """Gives the buffer of the oldest step taken back to be read into."""
+        self._free.append(self._taken.popleft())
+
+    def clear(self) -> None:
+        """Forgets every request; what was taken counts as released."""
+        for slot, _, parts in self._requested:
+            for part in parts:
+                part.cancel()
+            for part in parts:
+                if not part.cancelled():
+                    part.exception()  # waits: the buffer is written no more
+            self._free.append(slot)
+        self._requested.clear()
+        self._free.extend(self._taken)
+        self._taken.clear()
+
+    def close(self) -> None:
+        """Ends the threads and closes the shards."""
+        self.clear()
+        self._pool.shutdown()
+        self._shards.close()
+
+    def _read(self, data: NDArray[np.uint8], places: list[int], chosen: Index) -> None:
+        shards, sums = chosen["shard"].tolist(), chosen["crc32"].tolist()
+        offsets = (chosen["offset"] + self._header_bytes).tolist()
+        sizes = (chosen["size"] - self._header_bytes).tolist()
+        for i, place in enumerate(places):
+            view = memoryview(data[place])[: sizes[i]]
+            shard = self._shards.get(shards[i])
+            got = os.preadv(shard.descriptor, [view], offsets[i])
+            if got != sizes[i] or zlib.crc32(view, self._header_sum) != sums[i]:
+                what = f"{got} of {sizes[i]} bytes" if got != sizes[i] else "other bytes"
+                raise ValueError(
+                    f"{shard.path}, sample {chosen['id'][i]}: {what} than were written; the shard "
+                    "was changed or damaged: remove it and prepare again, only it is made anew"
+                )
+
+
+class _Shard:
+    """An open shard, closed when nobody holds it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = -1
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be read ({error.strerror}); prepare again: only missing shards "
+                "are written"
+            ) from error
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+class _OpenShards:
+    """Open shards, the least recently used closed first; safe to share between threads."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, number: int) -> _Shard:
+        with self._lock:
+            shard = self._open.pop(number, None) or _Shard(self._paths[number])
+            self._open[number] = shard
+            if len(self._open) > MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)  # whoever still reads from it holds it
+            return shard
+
+    def close(self) -> None:
+        with self._lock:
+            self._open.clear()
