@@ -3,13 +3,13 @@
 import hashlib
 import io
 import tarfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from pipeline.atomic import whole_file, write_whole
@@ -98,7 +98,7 @@ class ShardWriter:
         image_offset = self._add_file(f"{key}.{self._component}", encoded)
         label_offset = self._add_file(f"{key}.cls", text)
         self._rows.append(
-            (self._number, image_offset, len(encoded), label, sample_id, zlib.crc32(encoded))
+            (self._number, image_offset, len(encoded), label, sample_id, crc32(encoded))
         )
         self._index_lines.append(
             f"{self._component} {image_offset} {len(encoded)} {key}.{self._component} "
