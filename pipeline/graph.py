@@ -40,6 +40,7 @@ class DaliBackend:
 
     def __init__(self, settings: RenderSettings) -> None:
         self._settings = settings
+        self._raw = settings.encoding == "raw"
         self._waiting: deque[Work] = deque()  # submitted, not yet given to DALI
         self._running: deque[Work] = deque()  # given to DALI: their bytes must stay
         self._ended = False  # DALI's callback ran out of work: it wants a reset
@@ -84,21 +85,24 @@ class DaliBackend:
         while self._waiting and not self._ended:
             self._pipeline.schedule_run()
 
-    def _next_inputs(self) -> tuple[NDArray[Any], ...]:
-        """DALI's callback: the inputs of the next step."""
+    def _next_inputs(self) -> list[NDArray[Any]]:
+        """DALI's callback: the inputs of the next step, those that the graph uses."""
         if not self._waiting:
             self._ended = True
             raise StopIteration
         work = self._waiting.popleft()
         self._running.append(work)
         n = len(work.crop)
-        offsets = np.zeros((n, 3), np.float32) if work.offsets is None else work.offsets
         data = work.encoded.data
-        if self._settings.encoding == "raw":
-            data = data.reshape(n, SIZE_PX, SIZE_PX, 3)
-        position = work.crop[:, :2].astype(np.float32) / MAX_OFFSET_PX  # k/32: exact
-        flip = np.ascontiguousarray(work.crop[:, 2])
-        return data, work.encoded.sizes, position, flip, -offsets
+        if self._raw:
+            inputs: list[NDArray[Any]] = [data.reshape(n, SIZE_PX, SIZE_PX, 3)]
+        else:
+            inputs = [data, work.encoded.sizes]
+        if not self._settings.full:
+            offsets = np.zeros((n, 3), np.float32) if work.offsets is None else work.offsets
+            position = work.crop[:, :2].astype(np.float32) / MAX_OFFSET_PX  # k/32: exact
+            inputs += [position, np.ascontiguousarray(work.crop[:, 2]), -offsets]
+        return inputs
 
     def _build(self) -> Pipeline:
         settings = self._settings
@@ -116,38 +120,47 @@ class DaliBackend:
 
     def _graph(self) -> Any:
         settings = self._settings
-        raw = settings.encoding == "raw"
-        data, size, position, flip, negative_offset = fn.external_source(
+        pixels: list[tuple[Any, int, str]] = [(types.UINT8, 3, "HWC")]
+        encoded: list[tuple[Any, int, str]] = [(types.UINT8, 1, ""), (types.INT32, 1, "")]
+        drawn: list[tuple[Any, int, str]] = [
+            (types.FLOAT, 1, ""),  # position of the crop, 0..1
+            (types.INT32, 0, ""),  # flip
+            (types.FLOAT, 1, ""),  # minus the lighting offset
+        ]
+        kinds = (pixels if self._raw else encoded) + ([] if settings.full else drawn)
+        inputs = fn.external_source(
             source=self._next_inputs,
-            num_outputs=5,
+            num_outputs=len(kinds),
             batch=True,
-            no_copy=True,
-            dtype=[types.UINT8, types.INT32, types.FLOAT, types.INT32, types.FLOAT],
-            ndim=[3 if raw else 1, 1, 1, 0, 1],
-            layout=["HWC" if raw else "", "", "", "", ""],
+            no_copy=not (self._raw and settings.device is not None),  # .gpu() runs behind us
+            dtype=[kind[0] for kind in kinds],
+            ndim=[kind[1] for kind in kinds],
+            layout=[kind[2] for kind in kinds],
         )
+        if settings.full:
+            return self._pixels(inputs, {})
+        position, flip, negative_offset = inputs[-3:]
         window = {
             "crop": (CROP_PX, CROP_PX),
             "crop_pos_x": position[0],
             "crop_pos_y": position[1],
         }
-        if not raw:
-            encoded = fn.slice(data, start=[0], end=size, axes=[0])
-            data = self._decode(encoded, {} if settings.full else window)
-        elif settings.device is not None:
-            data = data.gpu()
-        if settings.full:
-            return data
-        if raw:
-            data = fn.crop(data, **window)
         return fn.crop_mirror_normalize(
-            data,
+            self._pixels(inputs, window),
             mirror=flip,
             mean=negative_offset,
             std=[1.0, 1.0, 1.0],
             dtype=DTYPES[settings.dtype],
             output_layout="HWC",
         )
+
+    def _pixels(self, inputs: Any, window: dict[str, Any]) -> Any:
+        """The images, or the windows of them, uint8 HWC."""
+        if not self._raw:
+            return self._decode(fn.slice(inputs[0], start=[0], end=inputs[1], axes=[0]), window)
+        on_gpu = self._settings.device is not None
+        data = inputs[0].gpu() if on_gpu else inputs[0]
+        return fn.crop(data, **window) if window else fn.copy(data)
 
     def _decode(self, encoded: Any, window: dict[str, Any]) -> Any:
         decoder = fn.decoders.image_crop if window else fn.decoders.image

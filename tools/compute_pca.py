@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.manifest import open_dataset
 from pipeline.moments import MEAN_NAME, PCA_NAME, Statistics, statistics, write_statistics
 from pipeline.totals import decode_sums, merge_sums
-from tools.messages import clear_errors
+from pipeline.messages import clear_errors
 from tools.progress import Progress
 
 ALPHA_STD = 0.1  # the paper, section 4.1

@@ -18,7 +18,7 @@ from pipeline.plan import Settings
 from pipeline.prepare import prepare
 from pipeline.sources import open_source
 from tools.account import print_account
-from tools.messages import clear_errors
+from pipeline.messages import clear_errors
 from tools.progress import Progress
 
 
