@@ -67,4 +67,5 @@ def lighting_offsets(
 
 
 def _generator(seed: int, tag: int, epoch: int, step: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[seed, tag], counter=[0, 0, step, epoch]))
+    key = np.array([seed, tag], np.uint64)  # NumPy would take a list through float64
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, epoch]))

@@ -1,7 +1,10 @@
 """Where shard tasks run: in this process, or in several on this machine."""
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -65,6 +68,15 @@ def _start_worker(done: "Synchronized[int]", stop: Event) -> None:
     _Worker.done, _Worker.stop = done, stop
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the parent was killed: it would write into the next start's shards."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _advance() -> None:

@@ -44,7 +44,7 @@ class DaliBackend:
         self._waiting: deque[Work] = deque()  # submitted, not yet given to DALI
         self._running: deque[Work] = deque()  # given to DALI: their bytes must stay
         self._ended = False  # DALI's callback ran out of work: it wants a reset
-        self._pipeline = self._build()
+        self._pipeline: Any = self._build()
 
     def submit(self, work: Work) -> None:
         """Hands a step to DALI; the work's bytes must stay until it is taken."""
@@ -67,15 +67,20 @@ class DaliBackend:
         return output.as_tensor()
 
     def clear(self) -> None:
-        """Forgets all that was submitted."""
+        """Forgets all that was submitted; after an error the next step is rendered again."""
         self._waiting.clear()
-        while self._running:
-            self.take()
+        try:
+            while self._running:
+                self.take()
+        except (RuntimeError, StopIteration):  # take() reported it; DALI needs a new pipeline
+            self._running.clear()
+            self._ended = False
+            self._pipeline = self._build()
 
     def close(self) -> None:
         """Drops the pipeline and its memory."""
         self.clear()
-        del self._pipeline
+        self._pipeline = None
 
     def _schedule(self) -> None:
         """Starts all that waits: DALI's first run, and the first after a reset, starts several."""

@@ -98,6 +98,8 @@ def decode_stored(encoded: bytes | memoryview) -> Pixels:
         if encoded[: len(RAW_HEADER)] != RAW_HEADER:
             raise ImageError("raw image has another header than was written")
         pixels = np.frombuffer(encoded, np.uint8, offset=len(RAW_HEADER))
+        if pixels.size != SIZE_PX * SIZE_PX * 3:
+            raise ImageError(f"raw image has {pixels.size} bytes of pixels, not 256 x 256 x 3")
         pixels = pixels.reshape(SIZE_PX, SIZE_PX, 3)
     else:
         try:

@@ -13,8 +13,8 @@ from pipeline.shards import (
     Index,
     dali_index_path,
     read_index,
+    read_rows,
     shard_stem,
-    sums_path,
 )
 
 FORMAT_VERSION = 1
@@ -124,16 +124,17 @@ def write_receipt(folder: Path, number: int, receipt: Receipt) -> None:
 
 
 def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
-    """The receipt of a shard that is there, of the size it names; None where there is none."""
+    """The receipt of a shard that is there, as large as it says; None where there is none."""
     try:
         receipt = Receipt(**json.loads(receipt_path(folder, split, number).read_bytes()))
         if receipt.format_version != FORMAT_VERSION:
             return None
         size = (folder / receipt.shard).stat().st_size
-        beside = [sums_path(folder, split, number), dali_index_path(folder, split, number)]
+        num_rows = len(read_rows(folder, split, number))
     except (OSError, ValueError, TypeError):
         return None
-    whole = size == receipt.bytes and all(path.is_file() for path in beside)
+    whole = size == receipt.bytes and num_rows == receipt.samples
+    whole = whole and dali_index_path(folder, split, number).is_file()
     return receipt if whole else None
 
 
@@ -184,7 +185,13 @@ def open_dataset(folder: Path) -> Dataset:
         raise ValueError(_no_dataset(folder)) from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}); prepare again: finished shards "
             "are kept, dataset.json is written anew"

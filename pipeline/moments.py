@@ -188,6 +188,8 @@ def read_statistics(folder: Path, fingerprint: str) -> Statistics:
             f"{folder / PCA_NAME} was computed from other shards (fingerprint "
             f"{found.fingerprint[:12]}, these have {fingerprint[:12]}); {mend}"
         )
-    if found.eigenvectors.shape != (3, 3) or mean_image.shape != (SIZE_PX, SIZE_PX, 3):
+    shapes = [found.eigenvectors.shape, found.covariance.shape, mean_image.shape]
+    shapes += [found.eigenvalues.shape, found.mean.shape]
+    if shapes != [(3, 3), (3, 3), (SIZE_PX, SIZE_PX, 3), (3,), (3,)]:
         raise ValueError(f"{folder / PCA_NAME} or {MEAN_NAME} has a wrong shape; {mend}")
     return found

@@ -25,9 +25,8 @@ def order(shard_sizes: Sequence[int], seed: int, epoch: int, window: Window = "a
     (0, 0, 0, epoch).
     """
     assert window == "all" or window >= 1
-    generator = np.random.Generator(
-        np.random.Philox(key=[seed, ORDER_TAG], counter=[0, 0, 0, epoch])
-    )
+    key = np.array([seed, ORDER_TAG], np.uint64)  # NumPy would take a list through float64
+    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, epoch]))
     sizes = np.asarray(shard_sizes, np.int64)
     if window == "all":
         return generator.permutation(int(sizes.sum()))

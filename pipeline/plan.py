@@ -74,9 +74,8 @@ def plan(source: Source, out: Path, settings: Settings) -> Iterator[ShardTask]:
         num_found = len(listing.names)
         if num_found == 0:
             continue
-        generator = np.random.Generator(
-            np.random.Philox(key=[settings.shuffle_seed, PLAN_TAG], counter=[0, 0, 0, place])
-        )
+        key = np.array([settings.shuffle_seed, PLAN_TAG], np.uint64)  # a list becomes float64
+        generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, place]))
         num_shards = -(-num_found // settings.images_per_shard)
         for number, run in enumerate(np.array_split(generator.permutation(num_found), num_shards)):
             ids = tuple(int(i) for i in run)

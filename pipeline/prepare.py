@@ -4,6 +4,7 @@ A task depends on nothing but the plan and the originals, so shards are byte-ide
 number of workers and restarts.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -223,6 +224,10 @@ def _read(root: Path, name: bytes) -> bytes:
             f"{os.fsdecode(path)} was listed and is gone: the source changed or was unmounted; "
             "start again when it is whole, finished shards are kept"
         ) from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ImageError(f"unreadable: {error.strerror}") from error
+        raise
 
 
 def _receipt(task: ShardTask, maker: _Maker, written: Written) -> Receipt:

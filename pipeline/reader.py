@@ -4,7 +4,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,7 @@ class Reader:
         """The oldest request's bytes, valid until it is released; waits until they are read."""
         slot, num_rows, parts = self._requested.popleft()
         self._taken.append(slot)
+        wait(parts)  # all, also where one fails: the buffer may be given to another step then
         for part in parts:
             part.result()
         buffer = self._buffers[slot]

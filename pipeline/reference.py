@@ -1,7 +1,7 @@
 """Decode, crop, flip and lighting in NumPy: the oracle of the tests, the backend without DALI."""
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +55,9 @@ class NumpyBackend:
 
     def clear(self) -> None:
         """Forgets what was submitted."""
-        while self._steps:
-            self.take()
+        for _, futures in self._steps:
+            wait(futures)
+        self._steps.clear()
 
     def close(self) -> None:
         """Ends the threads."""

@@ -3,10 +3,13 @@
 import hashlib
 import io
 import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from isal.isal_zlib import crc32
@@ -139,16 +142,27 @@ def write_sums(folder: Path, split: str, number: int, sums: Sums, rows: Index) -
 
 
 def read_rows(folder: Path, split: str, number: int) -> Index:
-    """The index rows of one shard."""
-    with np.load(sums_path(folder, split, number), allow_pickle=False) as arrays:
+    """The index rows of one shard; OSError or ValueError where they cannot be read."""
+    with _arrays(sums_path(folder, split, number)) as arrays:
         rows: Index = arrays["rows"]
     return rows
 
 
 def read_sums(folder: Path, split: str, number: int) -> Sums:
-    """The exact sums over one shard's decoded pixels."""
-    with np.load(sums_path(folder, split, number), allow_pickle=False) as arrays:
+    """The exact sums over one shard's decoded pixels; OSError or ValueError as above."""
+    with _arrays(sums_path(folder, split, number)) as arrays:
         return Sums.from_arrays(arrays)
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Any]:
+    """An opened .npz file; ValueError where it is damaged (zipfile's errors are none)."""
+    try:
+        # NumPy alone would leave the file open where it is no archive.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def write_index(folder: Path, split: str, rows: Index) -> str:

@@ -20,10 +20,13 @@ def merge_sums(dataset: Dataset, split: str) -> Sums:
     ValueError where one is missing or damaged, naming it.
     """
     total = Sums()
-    for number in range(len(dataset.split(split).shards)):
+    for number, shard in enumerate(dataset.split(split).shards):
         try:
-            total.merge(read_sums(dataset.folder, split, number))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            sums = read_sums(dataset.folder, split, number)
+            if sums.num_images != shard.samples:
+                raise ValueError(f"sums of {sums.num_images} images, not {shard.samples}")
+            total.merge(sums)
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"{dataset.folder / shard_stem(split, number)}.sums.npz cannot be used ({error}); "
                 f"run: tools/compute_pca.py {dataset.folder} --recompute"

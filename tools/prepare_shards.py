@@ -40,17 +40,9 @@ from tools.progress import Progress
 @click.option("--strict", is_flag=True, help="Exit with 3 if anything was quarantined.")
 @clear_errors
 def main(
-    source: Path,
-    out: Path,
-    workers: int,
-    images_per_shard: int,
-    quality: int,
-    shuffle_seed: int,
-    encoding: str,
-    ignore_orientation: bool,
-    fresh: bool,
-    strict: bool,
-) -> None:
+    source: Path, out: Path, workers: int, images_per_shard: int, quality: int, shuffle_seed: int,
+    encoding: str, ignore_orientation: bool, fresh: bool, strict: bool,
+) -> None:  # fmt: skip
     """Prepares SOURCE (train/<class>/* and val/<class>/*); a second start goes on where it ended.
 
     Every image found is either written, decoded again and summed, or listed in quarantine.jsonl.

@@ -1,0 +1,223 @@
+"""Every backend renders the oracle's pixels, step by step, and is chosen with a reason."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.backends import (
+    Backend,
+    RenderSettings,
+    Work,
+    choose_backend,
+    open_backend,
+)
+from pipeline.images import RAW_HEADER, ImageFormat, Pixels, decode_stored, encode, fit
+from pipeline.reader import StepBytes
+from pipeline.reference import render
+from tests.conftest import photograph
+
+CPU_BACKENDS = ("numpy", "dali-cpu")
+CORNERS = [[0, 0, 0], [32, 0, 1], [0, 32, 1], [32, 32, 0]]  # x, y, flip
+
+
+@dataclass(frozen=True)
+class Step:
+    """Encoded images with draws, and what the network is to be shown of them."""
+
+    work: Work
+    pixels: list[Pixels]
+    shown: list[NDArray[np.float32]]
+
+
+def step(encoding: str, count: int, seed: int = 0) -> Step:
+    """Images of extreme and random crops, flips and offsets."""
+    rng = np.random.default_rng(seed)
+    images = [fit(photograph(rng, 300, 256)) for _ in range(count)]
+    stored = [encode(image, ImageFormat(encoding=encoding)) for image in images]
+    pixels = [decode_stored(data) for data in stored]
+    bodies = [data[len(RAW_HEADER) :] if encoding == "raw" else data for data in stored]
+    longest = max(len(body) for body in bodies)
+    data = np.full((count, longest), 0xAA, np.uint8)  # what lies behind an image is not its part
+    for row, body in zip(data, bodies, strict=True):
+        row[: len(body)] = np.frombuffer(body, np.uint8)
+    sizes = np.array([[len(body)] for body in bodies], np.int32)
+    drawn = [[*rng.integers(0, 33, 2).tolist(), int(rng.integers(0, 2))] for _ in images]
+    crop = np.array((CORNERS + drawn)[:count], np.int32)
+    offsets = rng.normal(0, 20, (count, 3)).astype(np.float32)
+    shown = [render(p, c, o) for p, c, o in zip(pixels, crop, offsets, strict=True)]
+    return Step(Work(StepBytes(data, sizes), crop, offsets), pixels, shown)
+
+
+def settings(encoding: str, **changes: Any) -> RenderSettings:
+    chosen: dict[str, Any] = {
+        "max_rows": 6,
+        "num_threads": 2,
+        "depth": 2,
+        "full": False,
+        "dtype": np.float32,
+    }
+    return RenderSettings(encoding=encoding, **{**chosen, **changes})
+
+
+@pytest.fixture(params=CPU_BACKENDS)
+def name(request: pytest.FixtureRequest) -> str:
+    """The name of a backend that needs no GPU."""
+    if request.param.startswith("dali"):
+        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+    return str(request.param)
+
+
+@pytest.fixture(params=["jpeg", "raw"])
+def encoding(request: pytest.FixtureRequest) -> str:
+    """How images are stored."""
+    return str(request.param)
+
+
+@pytest.fixture
+def backend(name: str, encoding: str) -> Iterator[Backend]:
+    """A backend of float32 crops, at most six images a step."""
+    opened = open_backend(name, settings(encoding))
+    yield opened
+    opened.close()
+
+
+def taken(backend: Backend) -> NDArray[Any]:
+    return np.array(np.from_dlpack(backend.take()))
+
+
+def test_crops_at_all_corners_flips_and_lighting_are_bit_equal_to_the_oracle(
+    backend: Backend, encoding: str
+) -> None:
+    wanted = step(encoding, 6)
+    backend.submit(wanted.work)
+    found = taken(backend)
+    assert found.dtype == np.float32 and found.shape == (6, 224, 224, 3)
+    assert found.tobytes() == np.stack(wanted.shown).tobytes()
+
+
+def test_no_offsets_leave_the_pixels_as_they_are(backend: Backend, encoding: str) -> None:
+    wanted = step(encoding, 3)
+    backend.submit(Work(wanted.work.encoded, wanted.work.crop, None))
+    zero = np.zeros(3, np.float32)
+    expected = [
+        render(p, c, zero) for p, c in zip(wanted.pixels, wanted.work.crop, strict=True)
+    ]
+    np.testing.assert_array_equal(taken(backend), np.stack(expected))
+
+
+def test_steps_of_any_size_come_in_the_order_submitted(backend: Backend, encoding: str) -> None:
+    steps = [step(encoding, count, seed) for seed, count in enumerate((6, 1, 3, 6, 2))]
+    found = []
+    backend.submit(steps[0].work)
+    for following in steps[1:]:  # two at a time, as the depth allows
+        backend.submit(following.work)
+        found.append(taken(backend))
+    found.append(taken(backend))
+    for images, wanted in zip(found, steps, strict=True):
+        np.testing.assert_array_equal(images, np.stack(wanted.shown))
+
+
+def test_what_was_taken_is_not_overwritten_by_later_steps(backend: Backend, encoding: str) -> None:
+    first = step(encoding, 6)
+    backend.submit(first.work)
+    held = backend.take()
+    for seed in range(1, 5):
+        backend.submit(step(encoding, 6, seed).work)
+        backend.take()
+    np.testing.assert_array_equal(np.from_dlpack(held), np.stack(first.shown))
+
+
+@pytest.mark.parametrize("num_submitted", [0, 1, 2])
+def test_clear_forgets_and_the_next_step_is_right(
+    backend: Backend, encoding: str, num_submitted: int
+) -> None:
+    for round_ in range(2):
+        for seed in range(num_submitted):
+            backend.submit(step(encoding, 4, seed).work)
+        backend.clear()
+        wanted = step(encoding, 5, 9 + round_)
+        backend.submit(wanted.work)
+        np.testing.assert_array_equal(taken(backend), np.stack(wanted.shown))
+
+
+def test_full_views_are_the_stored_pixels(name: str, encoding: str) -> None:
+    backend = open_backend(name, settings(encoding, full=True, dtype=np.uint8))
+    for count in (6, 2):
+        wanted = step(encoding, count)
+        backend.submit(wanted.work)
+        found = taken(backend)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, np.stack(wanted.pixels))
+    backend.close()
+
+
+def test_uint8_crops_carry_no_lighting(name: str, encoding: str) -> None:
+    backend = open_backend(name, settings(encoding, dtype=np.uint8))
+    wanted = step(encoding, 5)
+    backend.submit(Work(wanted.work.encoded, wanted.work.crop, None))
+    found = taken(backend)
+    zero = np.zeros(3, np.float32)
+    expected = [
+        render(p, c, zero) for p, c in zip(wanted.pixels, wanted.work.crop, strict=True)
+    ]
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.stack(expected))
+    backend.close()
+
+
+@pytest.mark.parametrize("encoding", ["jpeg"])
+def test_an_image_that_cannot_be_decoded_is_an_error_that_ends_nothing_else(
+    backend: Backend, encoding: str
+) -> None:
+    wanted = step(encoding, 4)
+    damaged = StepBytes(np.zeros((3, 640), np.uint8), np.full((3, 1), 640, np.int32))
+    backend.submit(Work(damaged, wanted.work.crop[:3], None))
+    backend.submit(wanted.work)
+    with pytest.raises((RuntimeError, ValueError), match=r"decod|damaged"):
+        backend.take()
+    backend.clear()
+    backend.submit(wanted.work)
+    np.testing.assert_array_equal(taken(backend), np.stack(wanted.shown))
+
+
+# ---- the choice ----
+
+
+@pytest.mark.parametrize(
+    ("has_dali", "on_gpu", "chosen", "reason"),
+    [
+        (True, True, "dali-gpu", "DALI is installed, batches go to a GPU"),
+        (True, False, "dali-cpu", "DALI is installed, batches stay on the CPU"),
+        (False, True, "numpy", "DALI is not installed"),
+        (False, False, "numpy", "DALI is not installed"),
+    ],
+)
+def test_auto_takes_the_first_that_works_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, has_dali: bool, on_gpu: bool, chosen: str, reason: str
+) -> None:
+    monkeypatch.setattr("pipeline.backends._has_dali", lambda: has_dali)
+    assert choose_backend("auto", on_gpu=on_gpu) == (chosen, reason)
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_dali", "message"),
+    [
+        ("tf", True, "backend must be auto or one of dali-gpu, dali-cpu, numpy, not 'tf'"),
+        ("dali-gpu", True, "dali-gpu needs a GPU to render on; use --backend auto"),
+        ("dali-cpu", False, r"needs NVIDIA DALI: pip install .*or use --backend numpy"),
+    ],
+)
+def test_a_backend_that_cannot_work_here_is_refused(
+    monkeypatch: pytest.MonkeyPatch, asked: str, has_dali: bool, message: str
+) -> None:
+    monkeypatch.setattr("pipeline.backends._has_dali", lambda: has_dali)
+    with pytest.raises(ValueError, match=message):
+        choose_backend(asked, on_gpu=False)
+
+
+def test_a_backend_asked_for_is_the_one_used(name: str) -> None:
+    assert choose_backend(name, on_gpu=False) == (name, "asked for")

@@ -1,0 +1,134 @@
+"""Shards are byte-identical for any number of workers, also after workers or all were killed."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines import run_tasks
+from pipeline.manifest import open_dataset
+from pipeline.moments import MEAN_NAME, PCA_NAME
+from pipeline.plan import Settings, plan
+from pipeline.prepare import prepare
+from pipeline.sources import open_source
+from tests.conftest import IMAGES_PER_SHARD, folder_bytes, prepare_here, write_source
+
+ENTRY_FILE = Path(__file__).parents[2] / "tools" / "prepare_shards.py"
+
+
+def test_two_workers_write_the_same_bytes_as_one(
+    image_folder: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    outcome = prepare_here(image_folder, tmp_path / "out", num_workers=2)
+    expected = folder_bytes(shard_folder)
+    del expected[PCA_NAME], expected[MEAN_NAME]
+    assert folder_bytes(tmp_path / "out") == expected
+    assert outcome.num_made == 7 and outcome.stages["decode"] > 0
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_reports_never_fall_and_end_with_the_total(
+    image_folder: Path, tmp_path: Path, num_workers: int
+) -> None:
+    tasks = list(plan(open_source(image_folder), tmp_path, Settings(images_per_shard=10)))[:2]
+    reports: list[int] = []
+    run_tasks(tasks, num_workers, reports.append)
+    assert reports == sorted(reports) and reports[-1] == sum(len(task.ids) for task in tasks)
+
+
+def test_no_tasks_are_done_at_once() -> None:
+    reports: list[int] = []
+    assert not run_tasks([], 4, reports.append) and not reports
+
+
+def test_a_killed_worker_ends_the_run_with_advice_and_loses_nothing(
+    image_folder: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def kill_one(done: int) -> None:
+        children = multiprocessing.active_children()
+        if done and children and children[0].pid:
+            os.kill(children[0].pid, signal.SIGKILL)
+
+    with pytest.raises(OSError, match=r"a worker process died .*start again .*fewer --workers"):
+        prepare(
+            open_source(image_folder),
+            out,
+            Settings(images_per_shard=3),
+            lambda tasks: run_tasks(tasks, 2, kill_one),
+        )
+    finished = {path.name: path.read_bytes() for path in out.glob("*.receipt.json")}
+    outcome = prepare_here(image_folder, out, images_per_shard=3)
+    assert outcome.num_kept == len(finished)
+    assert {name: (out / name).read_bytes() for name in finished} == finished
+    prepare_here(image_folder, tmp_path / "undisturbed", images_per_shard=3)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "undisturbed")
+
+
+def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", train_per_class=4, val_per_class=1)
+    tasks = list(plan(open_source(source), tmp_path, Settings(images_per_shard=3)))
+    os.unlink(os.path.join(os.fsencode(source), tasks[0].names[0]))
+    with pytest.raises(OSError, match="was listed and is gone"):
+        run_tasks(tasks, 2, lambda _: None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_killed_with_all_its_workers_and_started_again_the_bytes_are_the_same(
+    tmp_path: Path, num_workers: int
+) -> None:
+    source = write_source(tmp_path / "source", train_per_class=60)
+    out = tmp_path / "out"
+    command = [sys.executable, str(ENTRY_FILE), str(source), "--out", str(out)]
+    command += ["--workers", str(num_workers), "--images-per-shard", f"{IMAGES_PER_SHARD}"]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        while process.poll() is None and len(list(out.glob("*.receipt.json"))) < 3:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "it was done before it was killed"
+    with pytest.raises(ValueError, match="has not finished"):
+        open_dataset(out)
+    outcome = prepare_here(source, out)
+    assert outcome.num_kept >= 3 and outcome.num_made >= 1
+    prepare_here(source, tmp_path / "undisturbed")
+    assert folder_bytes(out) == folder_bytes(tmp_path / "undisturbed")
+
+
+def processes_of_session(session: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, owner = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it ended meanwhile
+            continue
+        if int(owner) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", train_per_class=60)
+    out = tmp_path / "out"
+    command = [sys.executable, str(ENTRY_FILE), str(source), "--out", str(out)]
+    command += ["--workers", "2", "--images-per-shard", f"{IMAGES_PER_SHARD}"]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        while process.poll() is None and not list(out.glob("*.receipt.json")):
+            time.sleep(0.005)
+        process.kill()
+    try:
+        deadline = time.monotonic() + 10
+        while (left := processes_of_session(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left
+    finally:
+        for pid in processes_of_session(process.pid):
+            os.kill(pid, signal.SIGKILL)

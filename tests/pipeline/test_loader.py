@@ -1,0 +1,485 @@
+"""Batches are a function of (seed, epoch, step): cut, resumed, dealt and rendered anyhow."""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.draws import centre_draws, draws, lighting_offsets
+from pipeline.images import decode_stored
+from pipeline.loader import Batch, Loader, LoaderConfig
+from pipeline.manifest import open_dataset
+from pipeline.moments import PCA_NAME, read_statistics
+from pipeline.order import order
+from pipeline.reference import render
+from tests.conftest import compute_statistics, flip_byte, prepare_here, write_source
+
+BATCH = 8
+NUM_TRAIN, NUM_VAL = 39, 15
+Open = Callable[..., Loader]
+
+
+@pytest.fixture(params=["numpy", "dali-cpu"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """A backend that needs no GPU."""
+    if request.param.startswith("dali"):
+        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+    return str(request.param)
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens loaders (batch 8, numpy unless asked otherwise) and closes them after the test."""
+    loaders: list[Loader] = []
+
+    def open_loader(folder: Path, **changes: Any) -> Loader:
+        chosen: dict[str, Any] = {"batch_size": BATCH, "threads": 2, "backend": "numpy", **changes}
+        loaders.append(Loader(LoaderConfig(shards=folder, **chosen)))
+        return loaders[-1]
+
+    yield open_loader
+    for loader in loaders:
+        loader.close()
+
+
+def kept(batch: Batch) -> tuple[bytes, list[int], list[int], list[list[int]]]:
+    """All of a batch, comparable and independent of the loader's buffers."""
+    images = batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
+    return images, batch.labels.tolist(), batch.ids.tolist(), batch.crop.tolist()
+
+
+def ids_of(loader: Loader) -> list[int]:
+    return [i for batch in loader for i in batch.ids.tolist()]
+
+
+def written_ids(folder: Path, split: str) -> list[int]:
+    return sorted(open_dataset(folder).index(split)["id"].tolist())
+
+
+# ---- what a batch is ----
+
+
+@pytest.mark.parametrize("folder_name", ["shard_folder", "raw_shard_folder"])
+@pytest.mark.parametrize(("lighting", "power"), [("std", 0.5), ("variance", 1.0), ("off", None)])
+def test_training_batches_are_order_draws_and_the_oracle_put_together(
+    folder_name: str,
+    lighting: str,
+    power: float | None,
+    backend: str,
+    opened: Open,
+    request: pytest.FixtureRequest,
+) -> None:
+    folder: Path = request.getfixturevalue(folder_name)
+    loader = opened(folder, backend=backend, seed=5, lighting=lighting)
+    dataset = open_dataset(folder)
+    index = dataset.index("train")
+    rows = order([s.samples for s in dataset.split("train").shards], seed=5, epoch=0)
+    found = read_statistics(folder, dataset.fingerprint("train"))
+    for step, batch in enumerate(loader):
+        drawn = draws(5, 0, step, BATCH)
+        offsets = np.zeros((BATCH, 3), np.float32)
+        if power is not None:
+            scale = found.eigenvalues**power
+            offsets = lighting_offsets(drawn.alpha, found.eigenvectors, scale)
+        chosen = index[rows[step * BATCH : (step + 1) * BATCH]]
+        expected = [
+            render(stored_pixels(folder, "train", row), crop, offset)
+            for row, crop, offset in zip(chosen, drawn.crop, offsets, strict=True)
+        ]
+        images = batch.images.permute(0, 2, 3, 1).numpy()
+        assert images.dtype == np.float32
+        assert np.ascontiguousarray(images).tobytes() == np.stack(expected).tobytes()
+        assert batch.ids.tolist() == chosen["id"].tolist()
+        assert batch.labels.tolist() == chosen["label"].tolist()
+        assert batch.crop.tolist() == drawn.crop.tolist()
+
+
+def stored_pixels(folder: Path, split: str, row: Any) -> Any:
+    tar = (folder / f"{split}-{row['shard']:06d}.tar").read_bytes()
+    return decode_stored(tar[row["offset"] :][: row["size"]])
+
+
+def test_validation_batches_are_centre_crops_in_index_order(
+    shard_folder: Path, backend: str, opened: Open
+) -> None:
+    loader = opened(shard_folder, backend=backend, split="val", training=False)
+    index = open_dataset(shard_folder).index("val")
+    batches = list(loader)
+    assert [len(batch.ids) for batch in batches] == [8, 7]  # the last partial batch is kept
+    assert [i for b in batches for i in b.ids.tolist()] == index["id"].tolist()
+    zero = np.zeros(3, np.float32)
+    expected = [
+        render(stored_pixels(shard_folder, "val", row), crop, zero)
+        for row, crop in zip(index, centre_draws(NUM_VAL).crop, strict=True)
+    ]
+    images = torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1)
+    np.testing.assert_array_equal(images.numpy(), np.stack(expected))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_full_views_are_the_whole_stored_images(
+    shard_folder: Path, backend: str, training: bool, opened: Open
+) -> None:
+    loader = opened(shard_folder, backend=backend, training=training, views="full", batch_size=4)
+    index = open_dataset(shard_folder).index("train")
+    row_of = {int(row["id"]): row for row in index}
+    batch = next(iter(loader))
+    assert batch.images.dtype == torch.uint8 and batch.images.shape == (4, 3, 256, 256)
+    for image, sample_id in zip(batch.images, batch.ids.tolist(), strict=True):
+        expected = stored_pixels(shard_folder, "train", row_of[sample_id])
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_types_shapes_and_memory_are_those_promised(
+    shard_folder: Path, backend: str, opened: Open
+) -> None:
+    batch = next(iter(opened(shard_folder, backend=backend)))
+    assert batch.images.shape == (BATCH, 3, 224, 224) and batch.images.dtype == torch.float32
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.labels.dtype == batch.ids.dtype == torch.int64
+    assert batch.crop.dtype == torch.int32 and batch.crop.shape == (BATCH, 3)
+
+
+def test_a_batch_is_not_overwritten_by_later_ones(
+    shard_folder: Path, backend: str, opened: Open
+) -> None:
+    held, copies = [], []
+    for batch in opened(shard_folder, backend=backend):
+        held.append(batch)
+        copies.append(kept(batch))
+    assert [kept(batch) for batch in held] == copies
+
+
+# ---- which samples an epoch visits ----
+
+
+@pytest.mark.parametrize("window", ["all", 1, 2])
+@pytest.mark.parametrize("batch_size", [1, 8, 13, 39])
+def test_training_visits_each_image_once_less_the_dropped_batch(
+    shard_folder: Path, batch_size: int, window: str | int, opened: Open
+) -> None:
+    loader = opened(shard_folder, batch_size=batch_size, window=window)
+    for epoch in range(2):
+        assert loader.epoch == epoch
+        ids = ids_of(loader)
+        assert len(ids) == len(set(ids)) == NUM_TRAIN // batch_size * batch_size
+        assert len(loader) == NUM_TRAIN // batch_size
+        assert set(ids) <= set(written_ids(shard_folder, "train"))
+
+
+def test_epochs_are_in_different_orders(shard_folder: Path, opened: Open) -> None:
+    loader = opened(shard_folder, batch_size=13)
+    assert len({tuple(ids_of(loader)) for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 15, 64])
+def test_validation_visits_each_image_exactly_once(
+    shard_folder: Path, backend: str, batch_size: int, opened: Open
+) -> None:
+    loader = opened(
+        shard_folder, backend=backend, split="val", training=False, batch_size=batch_size
+    )
+    for _ in range(2):
+        assert sorted(ids_of(loader)) == written_ids(shard_folder, "val")
+    assert len(loader) == -(-NUM_VAL // batch_size)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
+def test_ranks_together_see_what_one_rank_sees(
+    shard_folder: Path, backend: str, world_size: int, training: bool, opened: Open
+) -> None:
+    split = "train" if training else "val"
+    options: dict[str, Any] = {"split": split, "training": training, "backend": backend}
+    options["batch_size"] = 4  # the last validation batch is of three: less than four ranks
+    alone = list(opened(shard_folder, **options))
+    ranks = [
+        opened(shard_folder, **options, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    sizes = set()
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        sizes |= {len(part.ids) for part in parts}
+        assert all(part.images.shape[1:] == (3, 224, 224) for part in parts)
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+        assert torch.equal(torch.cat([part.ids for part in parts]), whole.ids)
+        assert torch.equal(torch.cat([part.crop for part in parts]), whole.crop)
+    assert (0 in sizes) == (not training and world_size == 4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"threads": 1}, {"threads": 5}, {"prefetch": 1}, {"prefetch": 6}]
+)
+def test_threads_and_prefetch_change_no_bit(
+    shard_folder: Path, backend: str, changes: dict[str, int], opened: Open
+) -> None:
+    expected = [kept(batch) for batch in opened(shard_folder)]
+    found = [kept(batch) for batch in opened(shard_folder, backend=backend, **changes)]
+    assert found == expected
+
+
+# ---- cut and resumed ----
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
+def test_resumed_at_every_step_the_batches_are_bit_equal(
+    shard_folder: Path, backend: str, training: bool, opened: Open
+) -> None:
+    options: dict[str, Any] = {"split": "train", "training": training, "seed": 3}
+    loader = opened(shard_folder, **options)
+    states, batches = [], []
+    for _ in range(2):  # epochs
+        iterator = iter(loader)
+        for _ in range(len(loader)):
+            states.append(json.loads(json.dumps(loader.state_dict())))
+            batches.append(kept(next(iterator)))
+        assert next(iterator, None) is None
+    other = opened(shard_folder, **options, backend=backend, prefetch=3)
+    for place, state in enumerate(states):
+        other.load_state_dict(state)
+        rest = [kept(batch) for batch in other]  # what is left of that epoch
+        end = len(loader) * (1 + place // len(loader))
+        assert rest == batches[place:end]
+        assert (other.epoch, other.step) == (end // len(loader), 0)
+
+
+def test_resumed_by_a_fresh_loader_the_batches_are_bit_equal(
+    shard_folder: Path, backend: str, opened: Open
+) -> None:
+    first = opened(shard_folder, backend=backend)
+    iterator = iter(first)
+    next(iterator), next(iterator)
+    state = first.state_dict()
+    expected = [kept(batch) for batch in iterator]
+    fresh = opened(shard_folder, backend=backend)
+    fresh.load_state_dict(state)
+    assert [kept(batch) for batch in fresh] == expected
+
+
+def test_resumed_on_another_number_of_ranks_the_ids_go_on(
+    shard_folder: Path, opened: Open
+) -> None:
+    alone = opened(shard_folder)
+    iterator = iter(alone)
+    next(iterator)
+    state = alone.state_dict()
+    expected = [batch.ids.tolist() for batch in iterator]
+    ranks = [opened(shard_folder, rank=rank, world_size=4) for rank in range(4)]
+    for rank in ranks:
+        rank.load_state_dict(state)
+    steps = zip(*ranks, strict=True)
+    found = [torch.cat([part.ids for part in parts]).tolist() for parts in steps]
+    assert found == expected
+
+
+@pytest.mark.parametrize("num_taken", [1, 3, 4])
+def test_left_in_mid_epoch_the_next_loop_goes_on_where_it_was(
+    shard_folder: Path, backend: str, num_taken: int, opened: Open
+) -> None:
+    expected = [kept(batch) for batch in opened(shard_folder)]
+    loader = opened(shard_folder, backend=backend)
+    found = []
+    for batch in loader:
+        found.append(kept(batch))
+        if len(found) == num_taken:
+            break
+    assert (loader.epoch, loader.step) == (0, num_taken)
+    found += [kept(batch) for batch in loader]
+    assert found == expected
+    assert (loader.epoch, loader.step) == (1, 0)
+
+
+def test_the_state_counts_what_was_delivered_not_what_was_read_ahead(
+    shard_folder: Path, opened: Open
+) -> None:
+    loader = opened(shard_folder, prefetch=3)
+    iterator = iter(loader)
+    next(iterator)
+    assert loader.state_dict()["step"] == 1
+
+
+def test_a_state_taken_after_the_last_batch_goes_on_with_the_next_epoch(
+    shard_folder: Path, opened: Open
+) -> None:
+    loader = opened(shard_folder)
+    states = [loader.state_dict() for _ in loader]
+    following = kept(next(iter(loader)))
+    loader.load_state_dict(states[-1])
+    assert list(loader) == []
+    assert kept(next(iter(loader))) == following
+
+
+def test_the_state_holds_what_the_contract_lists_and_nothing_else(
+    shard_folder: Path, opened: Open
+) -> None:
+    state = opened(shard_folder, seed=2**64 - 1, window=2).state_dict()
+    assert state.keys() == {
+        "seed", "split", "epoch", "step", "global_batch", "window", "drop_last", "augmentation",
+        "fingerprint", "order_version",
+    }  # fmt: skip
+    assert json.loads(json.dumps(state)) == state
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"batch_size": 4}, "global_batch is 8 in the saved state and 4 here"),
+        ({"seed": 1}, "seed is 0 in the saved state and 1 here"),
+        ({"window": 2}, "window is all in the saved state and 2 here"),
+        ({"lighting": "off"}, "augmentation"),
+        ({"split": "val"}, "split is train in the saved state and val here"),
+        ({"training": False}, "drop_last is True in the saved state and False here"),
+    ],
+)
+def test_a_state_of_other_batches_is_refused_by_name(
+    shard_folder: Path, changes: dict[str, Any], name: str, opened: Open
+) -> None:
+    state = opened(shard_folder).state_dict()
+    with pytest.raises(ValueError, match=f"cannot resume: {name}"):
+        opened(shard_folder, **changes).load_state_dict(state)
+
+
+def test_a_state_of_other_shards_is_refused(
+    shard_folder: Path, raw_shard_folder: Path, opened: Open
+) -> None:
+    state = opened(shard_folder).state_dict()
+    with pytest.raises(ValueError, match="cannot resume: fingerprint"):
+        opened(raw_shard_folder).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"step": 5}, {"step": -1}, {"epoch": -1}, {"order_version": 0}]
+)
+def test_an_impossible_state_is_refused_and_the_loader_stays_where_it_was(
+    shard_folder: Path, changes: dict[str, int], opened: Open
+) -> None:
+    loader = opened(shard_folder)
+    with pytest.raises(ValueError, match="cannot resume"):
+        loader.load_state_dict({**loader.state_dict(), **changes})
+    assert (loader.epoch, loader.step) == (0, 0)
+
+
+def test_set_epoch_moves_to_the_beginning_of_another_epoch_only(
+    shard_folder: Path, backend: str, opened: Open
+) -> None:
+    reference = opened(shard_folder)
+    epochs = [[batch.ids.tolist() for batch in reference] for _ in range(4)]
+    loader = opened(shard_folder, backend=backend)
+    next(iter(loader))
+    loader.set_epoch(0)  # already in it: stays after the first batch
+    assert [batch.ids.tolist() for batch in loader] == epochs[0][1:]
+    next(iter(loader))
+    loader.set_epoch(3)
+    assert (loader.epoch, loader.step) == (3, 0)
+    assert [batch.ids.tolist() for batch in loader] == epochs[3]
+    loader.set_epoch(1)
+    assert [batch.ids.tolist() for batch in loader] == epochs[1]
+
+
+def test_a_new_iterator_ends_the_one_in_use(
+    shard_folder: Path, backend: str, opened: Open
+) -> None:
+    loader = opened(shard_folder, backend=backend)
+    reference = [batch.ids.tolist() for batch in opened(shard_folder)]
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    assert next(second).ids.tolist() == reference[1]
+    assert next(first, None) is None
+    assert next(second).ids.tolist() == reference[2]
+
+
+def test_waiting_for_data_is_counted(shard_folder: Path, backend: str, opened: Open) -> None:
+    loader = opened(shard_folder, backend=backend)
+    seen = [loader.data_wait_seconds]
+    for _ in loader:
+        seen.append(loader.data_wait_seconds)
+    assert seen[0] == 0 and all(a < b for a, b in zip(seen, seen[1:], strict=False))
+
+
+# ---- what cannot be delivered ----
+
+
+def test_a_batch_over_the_whole_split_is_refused(shard_folder: Path, opened: Open) -> None:
+    with pytest.raises(ValueError, match=r"batch size 40 is over the 39 images of train"):
+        opened(shard_folder, batch_size=40)
+
+
+def test_training_without_pca_is_refused_with_the_command(shard_copy: Path, opened: Open) -> None:
+    (shard_copy / PCA_NAME).unlink()
+    with pytest.raises(ValueError, match=r"has no pca.json.*run: tools/compute_pca.py"):
+        opened(shard_copy)
+    for changes in ({"lighting": "off"}, {"training": False}, {"views": "full"}):
+        assert len(opened(shard_copy, **changes)) > 0
+
+
+def test_pca_of_other_shards_is_refused_with_the_command(
+    shard_copy: Path, tmp_path: Path, opened: Open
+) -> None:
+    source = write_source(tmp_path / "source", train_per_class=2, val_per_class=1)
+    prepare_here(source, tmp_path / "other")
+    compute_statistics(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / PCA_NAME, shard_copy)
+    with pytest.raises(ValueError, match=r"from other shards .*run: tools/compute_pca.py"):
+        opened(shard_copy)
+
+
+def test_folders_without_shards_or_splits_are_refused(
+    shard_folder: Path, tmp_path: Path, opened: Open
+) -> None:
+    with pytest.raises(ValueError, match="tools/prepare_shards.py"):
+        opened(tmp_path)
+    with pytest.raises(ValueError, match="no split 'test', it has: train, val"):
+        opened(shard_folder, split="test")
+
+
+def test_a_shard_damaged_under_the_loader_is_named_and_nothing_hangs(
+    shard_copy: Path, backend: str, opened: Open
+) -> None:
+    dataset = open_dataset(shard_copy)
+    rows = order([shard.samples for shard in dataset.split("train").shards], seed=0, epoch=0)
+    row = dataset.index("train")[rows[3 * BATCH + 2]]  # of the last step
+    path = shard_copy / f"train-{row['shard']:06d}.tar"
+    loader = opened(shard_copy, backend=backend, prefetch=1)
+    original = path.read_bytes()
+    flip_byte(path, int(row["offset"]) + 60)
+    delivered = []
+    with pytest.raises(ValueError, match=rf"{path}, sample {row['id']}: other bytes"):
+        for batch in loader:
+            delivered.append(batch.ids.tolist())
+    assert len(delivered) == loader.step < len(loader)
+    path.write_bytes(original)  # mended: the loader goes on where it was
+    delivered += [batch.ids.tolist() for batch in loader]
+    assert delivered == [batch.ids.tolist() for batch in opened(shard_copy)]
+
+
+def test_a_loader_that_failed_can_be_closed(shard_copy: Path, backend: str, opened: Open) -> None:
+    loader = opened(shard_copy, backend=backend)
+    for path in shard_copy.glob("train-*.tar"):
+        flip_byte(path, path.stat().st_size // 2)
+        flip_byte(path, path.stat().st_size // 4)
+        flip_byte(path, 3 * path.stat().st_size // 4)
+    with pytest.raises(ValueError, match="than were written"):
+        list(loader)
+    closing = threading.Thread(target=loader.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    assert not closing.is_alive()
+
+
+def test_a_loader_may_be_closed_twice_and_in_mid_epoch(
+    shard_folder: Path, backend: str, opened: Open
+) -> None:
+    before = threading.active_count()
+    with opened(shard_folder, backend=backend) as loader:
+        next(iter(loader))
+    loader.close()
+    if backend == "numpy":  # DALI's threads are not Python's
+        assert threading.active_count() == before

@@ -1,0 +1,186 @@
+"""A shard folder says what it holds, and a damaged one says what is wrong and what mends it."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.manifest import (
+    DATASET_NAME,
+    QUARANTINE_NAME,
+    TIMM_NAME,
+    canonical_hash,
+    open_dataset,
+    read_receipt,
+    remove_dataset,
+)
+from tests.conftest import BROKEN, CLASSES, cut_file, flip_byte, folder_bytes
+
+Change = Callable[[Path], object]
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(("split", "found"), [("train", 41), ("val", 15)])
+def test_counts_reconcile(shard_folder: Path, split: str, found: int) -> None:
+    dataset = open_dataset(shard_folder)
+    listed = dataset.split(split)
+    lines = (shard_folder / QUARANTINE_NAME).read_text().splitlines()
+    entries = [entry for entry in map(json.loads, lines) if entry["split"] == split]
+    assert listed.found == found == listed.written + listed.quarantined
+    assert listed.quarantined == len(entries)
+    rows = dataset.index(split)
+    assert listed.written == len(rows) == sum(shard.samples for shard in listed.shards)
+    assert dataset.num_samples(split) == listed.written
+    ids = rows["id"].tolist() + [entry["id"] for entry in entries]
+    assert sorted(ids) == list(range(found))
+
+
+def test_dataset_json_describes_every_shard_and_its_bytes(shard_folder: Path) -> None:
+    dataset = open_dataset(shard_folder)
+    shards = [shard for split in dataset.splits.values() for shard in split.shards]
+    assert {shard.name for shard in shards} == {path.name for path in shard_folder.glob("*.tar")}
+    for shard in shards:
+        data = (shard_folder / shard.name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
+    for split in dataset.splits.values():
+        joined = "".join(shard.sha256 for shard in split.shards)
+        assert split.fingerprint == hashlib.sha256(joined.encode()).hexdigest()
+    assert dataset.classes == CLASSES and dataset.encoding == "jpeg"
+
+
+def test_quarantine_names_source_reason_and_bytes(shard_folder: Path, image_folder: Path) -> None:
+    lines = (shard_folder / QUARANTINE_NAME).read_text().splitlines()
+    entries = {entry["source"]: entry for entry in map(json.loads, lines)}
+    assert entries.keys() == BROKEN.keys()
+    for source, reason in BROKEN.items():
+        assert entries[source]["reason"].startswith(reason)
+        data = (image_folder / source).read_bytes()
+        assert entries[source]["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_timm_finds_file_names_and_lengths(shard_folder: Path) -> None:
+    splits = json.loads((shard_folder / TIMM_NAME).read_text())["splits"]
+    for name, split in open_dataset(shard_folder).splits.items():
+        lengths = dict(zip(splits[name]["filenames"], splits[name]["shard_lengths"], strict=True))
+        assert lengths == {shard.name: shard.samples for shard in split.shards}
+        assert splits[name]["num_samples"] == split.written
+
+
+def test_the_canonical_hash_ignores_the_order_of_keys_only() -> None:
+    assert canonical_hash({"a": 1, "b": [1, 2]}) == canonical_hash({"b": [1, 2], "a": 1})
+    assert canonical_hash({"a": 1, "b": [1, 2]}) != canonical_hash({"a": 1, "b": [2, 1]})
+
+
+def test_an_unknown_split_is_refused_naming_those_there_are(shard_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"no split 'test', it has: train, val; prepare"):
+        open_dataset(shard_folder).split("test")
+
+
+# ---- damage ----
+
+DAMAGES: dict[str, tuple[Change, str]] = {
+    "unfinished": (
+        lambda folder: (folder / DATASET_NAME).unlink(),
+        r"has not finished; start it again to go on: tools/prepare_shards.py SOURCE --out",
+    ),
+    "cut tar": (
+        lambda folder: cut_file(folder / "train-000001.tar", 512),
+        r"train-000001.tar has \d+ bytes, \d+ were written.*prepare again",
+    ),
+    "missing tar": (
+        lambda folder: (folder / "val-000000.tar").unlink(),
+        r"val-000000.tar cannot be read .*prepare again",
+    ),
+    "cut dataset.json": (
+        lambda folder: cut_file(folder / DATASET_NAME, 40),
+        r"dataset.json is damaged .*prepare again",
+    ),
+    "emptied dataset.json": (
+        lambda folder: (folder / DATASET_NAME).write_bytes(b""),
+        r"dataset.json is damaged .*prepare again",
+    ),
+    "dataset.json that is no text": (
+        lambda folder: flip_byte(folder / DATASET_NAME, 30),
+        r"dataset.json is damaged .*prepare again",
+    ),
+    "dataset.json that is a list": (
+        lambda folder: (folder / DATASET_NAME).write_text("[1]"),
+        r"dataset.json is damaged .*prepare again",
+    ),
+    "splits that are a list": (
+        lambda folder: rewrite(folder / DATASET_NAME, splits=["train"]),
+        r"dataset.json is damaged .*prepare again",
+    ),
+    "no classes": (
+        lambda folder: rewrite(folder / DATASET_NAME, classes=None),
+        r"dataset.json is damaged .*prepare again",
+    ),
+    "other format": (
+        lambda folder: rewrite(folder / DATASET_NAME, format_version=99),
+        r"dataset.json has format version 99, this program reads 1; prepare",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_opening_a_damaged_folder_names_file_and_mend(shard_copy: Path, damage: str) -> None:
+    change, message = DAMAGES[damage]
+    open_dataset(shard_copy)
+    change(shard_copy)
+    with pytest.raises(ValueError, match=message) as caught:
+        open_dataset(shard_copy)
+    assert str(shard_copy) in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_or_holds_no_shards(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no folder .*/none; .*tools/prepare_shards.py SOURCE"):
+        open_dataset(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"holds no shards .*tools/prepare_shards.py SOURCE"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("position", [5, 200, -1])
+def test_a_damaged_index_is_named(shard_copy: Path, position: int) -> None:
+    flip_byte(shard_copy / "train.index.npy", position)
+    with pytest.raises(ValueError, match=r"train.index.npy is damaged.*prepare again"):
+        open_dataset(shard_copy).index("train")
+
+
+RECEIPT = "train-000002.receipt.json"
+SPOILT: dict[str, Change] = {
+    "missing": lambda folder: (folder / RECEIPT).unlink(),
+    "cut": lambda folder: cut_file(folder / RECEIPT, 20),
+    "emptied": lambda folder: (folder / RECEIPT).write_bytes(b""),
+    "no text": lambda folder: flip_byte(folder / RECEIPT, 10),
+    "a list": lambda folder: (folder / RECEIPT).write_text("[]"),
+    "other fields": lambda folder: rewrite(folder / RECEIPT, colour="red"),
+    "other format": lambda folder: rewrite(folder / RECEIPT, format_version=0),
+    "tar missing": lambda folder: (folder / "train-000002.tar").unlink(),
+    "tar cut": lambda folder: cut_file(folder / "train-000002.tar", 1),
+    "sums missing": lambda folder: (folder / "train-000002.sums.npz").unlink(),
+    "index missing": lambda folder: (folder / "train-000002.idx").unlink(),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_shard_without_a_valid_receipt_does_not_exist(shard_copy: Path, spoil: str) -> None:
+    assert read_receipt(shard_copy, "train", 2) is not None
+    SPOILT[spoil](shard_copy)
+    assert read_receipt(shard_copy, "train", 2) is None
+    assert read_receipt(shard_copy, "train", 1) is not None
+
+
+def test_removal_takes_what_preparation_wrote_and_nothing_else(shard_copy: Path) -> None:
+    num_made = len(folder_bytes(shard_copy))
+    kept = {"README.md": b"the format", "notes.tar": b"mine", "train-1.tar": b"mine too"}
+    for name, data in kept.items():
+        (shard_copy / name).write_bytes(data)
+    (shard_copy / "train-000009.tar.tmp").write_bytes(b"left by a kill")
+    assert remove_dataset(shard_copy) == num_made + 1
+    assert folder_bytes(shard_copy) == kept

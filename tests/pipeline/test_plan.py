@@ -1,0 +1,148 @@
+"""Which image goes to which shard depends on the listing and the settings, on nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.images import ImageFormat
+from pipeline.manifest import remove_dataset
+from pipeline.plan import Settings, ShardTask, is_finished, plan
+from pipeline.sources import Listing, Source, open_source
+from tests.conftest import IMAGES_PER_SHARD
+
+# Of 12 samples with shuffle seed 7, at most 5 to a shard. NumPy may change its streams one day;
+# shards of equal settings would then no longer be equal, and PLAN_VERSION must be raised.
+GOLDEN = {
+    "train": [(3, 10, 4, 9), (1, 5, 0, 7), (11, 8, 6, 2)],
+    "val": [(2, 9, 3, 1), (11, 8, 5, 4), (10, 6, 0, 7)],
+}
+
+
+def made_up(num_train: int, num_val: int = 0) -> Source:
+    def listing(split: str, count: int) -> Listing:
+        names = [f"{split}/a/{i:06d}.jpg".encode() for i in range(count)]
+        return Listing(names=names, labels=[i % 3 for i in range(count)], ignored=0)
+
+    return Source(
+        root=Path("nowhere"),
+        classes=("a", "b", "c"),
+        splits={"train": listing("train", num_train), "val": listing("val", num_val)},
+    )
+
+
+def planned(source: Source, **settings: Any) -> list[ShardTask]:
+    return list(plan(source, Path("out"), Settings(**settings)))
+
+
+def test_the_permutation_is_the_one_of_version_one() -> None:
+    tasks = planned(made_up(12, 12), images_per_shard=5, shuffle_seed=7)
+    found = {
+        split: [task.ids for task in tasks if task.split == split] for split in ("train", "val")
+    }
+    assert found == GOLDEN
+
+
+@pytest.mark.parametrize("num_found", [1, 2, 9, 10, 11, 100])
+@pytest.mark.parametrize("images_per_shard", [1, 3, 10, 1000])
+def test_every_sample_goes_to_exactly_one_shard_of_equal_size(
+    num_found: int, images_per_shard: int
+) -> None:
+    tasks = planned(made_up(num_found), images_per_shard=images_per_shard)
+    sizes = [len(task.ids) for task in tasks]
+    assert sorted(i for task in tasks for i in task.ids) == list(range(num_found))
+    assert max(sizes) <= images_per_shard and max(sizes) - min(sizes) <= 1
+    assert len(tasks) == -(-num_found // images_per_shard)
+    assert [task.number for task in tasks] == list(range(len(tasks)))
+
+
+def test_names_and_labels_follow_their_ids() -> None:
+    source = made_up(50)
+    listing = source.splits["train"]
+    for task in planned(source, images_per_shard=7):
+        assert list(task.names) == [listing.names[i] for i in task.ids]
+        assert list(task.labels) == [listing.labels[i] for i in task.ids]
+        assert task.stem == f"train-{task.number:06d}"
+
+
+def test_the_seed_and_the_split_decide_the_permutation() -> None:
+    seeds = (0, 1, 2**64 - 2, 2**64 - 1)
+    tasks = [task for seed in seeds for task in planned(made_up(40, 40), shuffle_seed=seed)]
+    assert tasks[:2] == planned(made_up(40, 40), shuffle_seed=0)
+    assert len({task.ids for task in tasks}) == 8
+
+
+def test_a_split_without_files_has_no_shards() -> None:
+    assert {task.split for task in planned(made_up(5, 0))} == {"train"}
+
+
+def task_of(names: tuple[bytes, ...], ids: tuple[int, ...], labels: tuple[int, ...]) -> ShardTask:
+    (task,) = planned(made_up(2))
+    return replace(task, names=names, ids=ids, labels=labels)
+
+
+def test_the_plan_hash_changes_with_names_ids_and_labels() -> None:
+    tasks = [
+        task_of((b"a", b"b"), (0, 1), (0, 0)),
+        task_of((b"a", b"c"), (0, 1), (0, 0)),
+        task_of((b"a", b"b"), (1, 0), (0, 0)),
+        task_of((b"a", b"b"), (0, 1), (0, 1)),
+        task_of((b"a1 0 1 b",), (0,), (0,)),  # a name that looks like two
+    ]
+    assert len({task.plan_hash for task in tasks}) == len(tasks)
+    assert tasks[0].plan_hash == task_of((b"a", b"b"), (0, 1), (0, 0)).plan_hash
+
+
+def first_task(source: Path, out: Path, **settings: Any) -> ShardTask:
+    chosen = Settings(**{"images_per_shard": IMAGES_PER_SHARD, **settings})
+    return next(plan(open_source(source), out, chosen))
+
+
+def test_a_shard_with_its_receipt_is_finished(image_folder: Path, shard_folder: Path) -> None:
+    assert is_finished(first_task(image_folder, shard_folder))
+
+
+def test_a_shard_that_is_not_there_is_not_finished(image_folder: Path, shard_copy: Path) -> None:
+    remove_dataset(shard_copy)
+    assert not is_finished(first_task(image_folder, shard_copy))
+
+
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [
+        ({"image_format": ImageFormat(quality=80)}, "quality is 90 there, 80 here"),
+        ({"image_format": ImageFormat(encoding="raw")}, "encoding is jpeg there, raw here"),
+        (
+            {"image_format": ImageFormat(ignore_orientation=True)},
+            "orientation is exif there, ignored here",
+        ),
+        ({"shuffle_seed": 3}, "shuffle_seed is 0 there, 3 here"),
+        ({"images_per_shard": 8}, "images_per_shard is 9 there, 8 here"),
+    ],
+)
+def test_other_settings_are_refused_naming_what_differs(
+    image_folder: Path, shard_folder: Path, settings: dict[str, Any], difference: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"train-000000.tar .*{difference}.*--out.*--fresh"):
+        is_finished(first_task(image_folder, shard_folder, **settings))
+
+
+def test_other_originals_are_refused(image_folder: Path, shard_folder: Path) -> None:
+    task = first_task(image_folder, shard_folder)
+    renamed = replace(task, names=(b"train/ant/renamed.jpg", *task.names[1:]))
+    with pytest.raises(ValueError, match=r"from other originals .*--out.*--fresh"):
+        is_finished(renamed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"images_per_shard": 0}, "images per shard must be at least 1, not 0"),
+        ({"shuffle_seed": -1}, r"shuffle seed must be within 0..2\*\*64-1, not -1"),
+        ({"shuffle_seed": 2**64}, "shuffle seed must be within"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings)  # type: ignore[arg-type]  # wrong on purpose

@@ -1,0 +1,313 @@
+"""Every original is written or accounted for; interruptions and restarts change no byte."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.images import ImageFormat, decode, decode_stored, encode, fit
+from pipeline.manifest import DATASET_NAME, QUARANTINE_NAME, open_dataset, read_receipt
+from pipeline.moments import MEAN_NAME, PCA_NAME
+from pipeline.plan import Settings, ShardTask, plan
+from pipeline.prepare import Stages, make_shard, prepare
+from pipeline.shards import read_sums
+from pipeline.sources import open_source, read_original
+from tests.conftest import (
+    BROKEN,
+    CLASSES,
+    IMAGES_PER_SHARD,
+    cut_file,
+    encoded,
+    folder_bytes,
+    prepare_here,
+    write_source,
+)
+
+SETTINGS = Settings(images_per_shard=IMAGES_PER_SHARD)
+
+
+def prepared_bytes(folder: Path) -> dict[str, bytes]:
+    """The files of a preparation, without the statistics computed from them later."""
+    found = folder_bytes(folder)
+    return {name: data for name, data in found.items() if name not in (PCA_NAME, MEAN_NAME)}
+
+
+def small_source(root: Path) -> Path:
+    return write_source(root, train_per_class=4, val_per_class=1)
+
+
+def first_task(source: Path, out: Path) -> ShardTask:
+    return next(plan(open_source(source), out, SETTINGS))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_each_sample_is_its_original_decoded_fitted_and_encoded(
+    image_folder: Path, shard_folder: Path, split: str
+) -> None:
+    dataset = open_dataset(shard_folder)
+    listing = open_source(image_folder).splits[split]
+    for row in dataset.index(split):
+        original = decode(read_original(image_folder, listing.names[row["id"]]))
+        tar = (shard_folder / f"{split}-{row['shard']:06d}.tar").read_bytes()
+        stored = tar[row["offset"] :][: row["size"]]
+        assert stored == encode(fit(original), ImageFormat())
+        assert row["label"] == listing.labels[row["id"]]
+
+
+def test_raw_shards_hold_the_fitted_pixels_themselves(
+    image_folder: Path, raw_shard_folder: Path
+) -> None:
+    dataset = open_dataset(raw_shard_folder)
+    listing = open_source(image_folder).splits["val"]
+    for row in dataset.index("val")[:4]:
+        original = decode(read_original(image_folder, listing.names[row["id"]]))
+        tar = (raw_shard_folder / f"val-{row['shard']:06d}.tar").read_bytes()
+        np.testing.assert_array_equal(
+            decode_stored(tar[row["offset"] :][: row["size"]]), fit(original)
+        )
+
+
+@pytest.mark.parametrize("folder_name", ["shard_folder", "raw_shard_folder"])
+def test_the_sums_of_a_shard_are_those_of_its_stored_pixels(
+    folder_name: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(folder_name)
+    rows = open_dataset(folder).index("train")
+    tar = (folder / "train-000001.tar").read_bytes()
+    pixels = np.stack(
+        [
+            decode_stored(tar[row["offset"] :][: row["size"]])
+            for row in rows[rows["shard"] == 1]
+        ]
+    )
+    sums = read_sums(folder, "train", 1)
+    assert sums.num_images == len(pixels)
+    np.testing.assert_array_equal(sums.pixel_sum, pixels.astype(np.int64).sum(0))
+    centred = pixels.reshape(-1, 3).astype(np.int64) - 128
+    np.testing.assert_array_equal(sums.product_sum, centred.T @ centred)
+
+
+def test_the_outcome_counts_shards_stages_and_enlarged_images(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    outcome = prepare_here(image_folder, tmp_path / "out")
+    assert (outcome.num_made, outcome.num_kept) == (7, 0)
+    assert outcome.dataset == open_dataset(tmp_path / "out")
+    stages = {"read", "decode", "resize", "encode", "verify", "sums", "write"}
+    assert outcome.stages.keys() == stages and min(outcome.stages.values()) > 0
+    listing = open_source(image_folder).splits["train"]
+    names = [name for name in listing.names if os.fsdecode(name) not in BROKEN]
+    sides = [min(decode(read_original(image_folder, name)).shape[:2]) for name in names]
+    assert outcome.dataset.split("train").enlarged == sum(side < 256 for side in sides) > 0
+
+
+def test_a_second_start_makes_nothing_and_changes_nothing(
+    image_folder: Path, shard_copy: Path
+) -> None:
+    before = folder_bytes(shard_copy)
+    times = {path.name: path.stat().st_mtime_ns for path in shard_copy.glob("*.tar")}
+    outcome = prepare_here(image_folder, shard_copy)
+    assert (outcome.num_made, outcome.num_kept) == (0, 7)
+    assert folder_bytes(shard_copy) == before
+    assert {path.name: path.stat().st_mtime_ns for path in shard_copy.glob("*.tar")} == times
+
+
+@pytest.mark.parametrize("after", [0, 1, 14, 40])
+def test_stopped_after_any_image_and_started_again_the_bytes_are_the_same(
+    image_folder: Path, shard_folder: Path, tmp_path: Path, after: int
+) -> None:
+    out = tmp_path / "out"
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if done > after:
+            raise KeyboardInterrupt
+
+    def engine(tasks: list[ShardTask]) -> Stages:
+        for task in tasks:
+            make_shard(task, advance)
+        return Counter()
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(open_source(image_folder), out, SETTINGS, engine)
+    assert not (out / DATASET_NAME).exists()
+    num_finished = len(list(out.glob("*.receipt.json")))
+    outcome = prepare_here(image_folder, out)
+    assert (outcome.num_made, outcome.num_kept) == (7 - num_finished, num_finished)
+    assert prepared_bytes(out) == prepared_bytes(shard_folder)
+
+
+def test_an_unfinished_folder_says_how_to_go_on(shard_copy: Path, image_folder: Path) -> None:
+    (shard_copy / "val-000001.receipt.json").unlink()
+
+    def engine(tasks: list[ShardTask]) -> Stages:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        prepare(open_source(image_folder), shard_copy, SETTINGS, engine)
+    with pytest.raises(ValueError, match="has not finished; start it again to go on"):
+        open_dataset(shard_copy)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda folder: (folder / "train-000002.tar").unlink(), id="tar deleted"),
+        pytest.param(lambda folder: cut_file(folder / "train-000002.tar", 700), id="tar cut"),
+        pytest.param(
+            lambda folder: (folder / "train-000002.receipt.json").write_text("{"), id="receipt"
+        ),
+        pytest.param(lambda folder: (folder / "train-000002.idx").unlink(), id="index"),
+        pytest.param(lambda folder: (folder / "train-000002.sums.npz").unlink(), id="sums"),
+        pytest.param(lambda folder: cut_file(folder / "train-000002.sums.npz", 9), id="cut sums"),
+    ],
+)
+def test_only_the_harmed_shard_is_made_again_and_is_the_same(
+    image_folder: Path, shard_folder: Path, shard_copy: Path, harm: Callable[[Path], None]
+) -> None:
+    harm(shard_copy)
+    outcome = prepare_here(image_folder, shard_copy)
+    assert (outcome.num_made, outcome.num_kept) == (1, 6)
+    assert folder_bytes(shard_copy) == folder_bytes(shard_folder)
+
+
+@pytest.mark.parametrize("name", ["train.index.npy", DATASET_NAME, QUARANTINE_NAME, "_info.json"])
+def test_files_over_all_shards_are_written_anew(
+    image_folder: Path, shard_folder: Path, shard_copy: Path, name: str
+) -> None:
+    (shard_copy / name).write_bytes(b"damaged")
+    assert prepare_here(image_folder, shard_copy).num_made == 0
+    assert folder_bytes(shard_copy) == folder_bytes(shard_folder)
+
+
+def test_other_settings_are_refused_and_harm_nothing(
+    image_folder: Path, shard_folder: Path, shard_copy: Path
+) -> None:
+    with pytest.raises(ValueError, match="quality is 90 there, 50 here"):
+        prepare_here(image_folder, shard_copy, image_format=ImageFormat(quality=50))
+    assert folder_bytes(shard_copy) == folder_bytes(shard_folder)
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "renamed"])
+def test_other_originals_are_refused_and_harm_nothing(tmp_path: Path, change: str) -> None:
+    source = small_source(tmp_path / "source")
+    out = tmp_path / "out"
+    prepare_here(source, out)
+    before = folder_bytes(out)
+    image = source / "train/ant/00.jpg"
+    if change == "added":
+        shutil.copy(image, source / "train/ant/new.jpg")
+    elif change == "removed":
+        image.unlink()
+    else:
+        image.rename(source / "train/ant/zz.jpg")
+    with pytest.raises(ValueError, match=r"other originals|other settings|not of this source"):
+        prepare_here(source, out)
+    assert folder_bytes(out) == before
+
+
+def test_finished_shards_that_the_plan_lacks_are_refused(tmp_path: Path) -> None:
+    source = small_source(tmp_path / "source")
+    out = tmp_path / "out"
+    prepare_here(source, out)
+    shutil.rmtree(source / "val")
+    with pytest.raises(ValueError, match=r"holds 1 shards that are not .*val-000000.tar.*--fresh"):
+        prepare_here(source, out)
+    assert (out / "val-000000.tar").exists()
+
+
+def test_the_bytes_do_not_depend_on_where_source_and_output_lie(tmp_path: Path) -> None:
+    source = small_source(tmp_path / "source")
+    prepare_here(source, tmp_path / "one")
+    moved = Path(shutil.copytree(source, tmp_path / "elsewhere" / "copy"))
+    prepare_here(moved, tmp_path / "two")
+    assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "two")
+
+
+def test_a_split_of_which_nothing_can_be_prepared_is_refused(tmp_path: Path) -> None:
+    source = small_source(tmp_path / "source")
+    for name in CLASSES:
+        (source / "val" / name / "00.jpg").write_text("no image")
+    expected = r"none of the 3 files of .*/val could be .*val/ant/00.jpg: not an image"
+    with pytest.raises(ValueError, match=expected):
+        prepare_here(source, tmp_path / "out")
+    with pytest.raises(ValueError, match="has not finished"):
+        open_dataset(tmp_path / "out")
+
+
+def test_a_shard_of_which_nothing_can_be_prepared_is_an_empty_shard(tmp_path: Path) -> None:
+    source = small_source(tmp_path / "source")
+    (source / "train/ant/00.jpg").write_text("no image")
+    outcome = prepare_here(source, tmp_path / "out", images_per_shard=1)
+    sizes = [shard.samples for shard in outcome.dataset.split("train").shards]
+    assert sorted(sizes) == [0] + 11 * [1]
+    assert outcome.dataset.split("train").written == 11
+
+
+def test_unreadable_originals_are_quarantined_with_their_reason(tmp_path: Path) -> None:
+    source = small_source(tmp_path / "source")
+    folder = source / "train/ant"
+    (folder / "link.jpg").symlink_to(tmp_path / "gone.jpg")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(encoded_half())
+    prepare_here(source, tmp_path / "out")
+    outcome = open_dataset(tmp_path / "out").split("train")
+    assert (outcome.found, outcome.quarantined) == (16, 4)
+    receipts = [read_receipt(tmp_path / "out", "train", number) for number in range(2)]
+    entries = {e["source"]: e for r in receipts if r is not None for e in r.quarantined}
+    reasons = {os.path.basename(source): entry["reason"] for source, entry in entries.items()}
+    assert reasons["link.jpg"] == "unreadable: broken symbolic link"
+    assert reasons["empty.jpg"] == "empty file"
+    assert reasons["loop.jpg"].startswith("unreadable: ")
+    assert reasons["caf\udce9.jpg"].startswith("cannot be decoded")
+    empty = hashlib.sha256(b"").hexdigest()
+    assert entries["train/ant/empty.jpg"]["sha256"] == empty
+
+
+def encoded_half() -> bytes:
+    from PIL import Image
+
+    data = encoded(Image.effect_noise((200, 200), 50))
+    return data[: len(data) // 2]
+
+
+def test_an_original_that_vanishes_ends_the_task_and_names_it(tmp_path: Path) -> None:
+    source = small_source(tmp_path / "source")
+    task = first_task(source, tmp_path)
+    os.unlink(os.path.join(os.fsencode(source), task.names[3]))
+    with pytest.raises(OSError, match=rf"{task.names[3].decode()} was listed and is gone"):
+        make_shard(task, lambda: None)
+    assert not (tmp_path / "train-000000.tar").exists()
+    assert read_receipt(tmp_path, "train", 0) is None
+
+
+def test_a_failing_disk_ends_the_task_and_quarantines_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(root: Path, name: bytes) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    task = first_task(small_source(tmp_path / "source"), tmp_path)
+    monkeypatch.setattr("pipeline.prepare.read_original", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        make_shard(task, lambda: None)
+    assert read_receipt(tmp_path, "train", 0) is None
+
+
+def test_a_remade_shard_has_no_receipt_while_it_is_being_made(
+    image_folder: Path, shard_copy: Path
+) -> None:
+    def check() -> None:
+        assert not (shard_copy / "train-000000.receipt.json").exists()
+
+    make_shard(first_task(image_folder, shard_copy), check)
+    assert (shard_copy / "train-000000.receipt.json").exists()

@@ -1,0 +1,139 @@
+"""Originals are listed in one order, whatever the file system; no file is silently lost."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.sources import open_source, read_original
+
+
+def write(root: Path, *names: str | bytes) -> Path:
+    for name in names:
+        path = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"data of " + os.fsencode(name))
+    return root
+
+
+def test_names_are_sorted_bytewise_over_whole_paths(tmp_path: Path) -> None:
+    names = ["b/1.jpg", "b/10.jpg", "b/2.jpg", "a-b/x.jpg", "a/x.jpg", "a/B.jpg", "a/é.jpg"]
+    source = open_source(write(tmp_path, *(f"train/{name}" for name in names)))
+    listing = source.splits["train"]
+    assert list(listing.names) == sorted(os.fsencode(f"train/{name}") for name in names)
+    assert listing.names[0] == b"train/a-b/x.jpg"  # "-" sorts before "/"
+    assert source.classes == ("a", "a-b", "b")
+
+
+def test_labels_are_the_places_of_the_class_folders(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/x", "train/a-b/x", "train/b/x", "val/b/x", "val/a-b/x")
+    source = open_source(tmp_path)
+    for listing in source.splits.values():
+        folders = [name.split(b"/")[1].decode() for name in listing.names]
+        assert [source.classes[label] for label in listing.labels] == folders
+
+
+def test_the_order_of_the_file_system_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, *(f"train/{c}/{d}/{i}.jpg" for c in "cab" for d in "yx" for i in range(3)))
+    expected = open_source(tmp_path)
+    scandir = os.scandir
+
+    class Backwards:
+        """os.scandir, last entry first."""
+
+        def __init__(self, path: Any) -> None:
+            with scandir(path) as entries:
+                self._entries = iter(sorted(entries, key=lambda e: os.fsencode(e.name))[::-1])
+
+        def __enter__(self) -> "Backwards":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.close()
+
+        def __iter__(self) -> "Backwards":
+            return self
+
+        def __next__(self) -> "os.DirEntry[Any]":
+            return next(self._entries)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    assert open_source(tmp_path) == expected
+
+
+def test_nested_folders_belong_to_their_class(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, "train/a/2019/may/1.jpg", "train/a/0.jpg"))
+    assert source.splits["train"].names == [b"train/a/0.jpg", b"train/a/2019/may/1.jpg"]
+    assert source.splits["train"].labels == [0, 0]
+
+
+def test_litter_is_ignored_and_counted(tmp_path: Path) -> None:
+    litter = ["Thumbs.db", "thumbs.db", ".DS_Store", "desktop.ini", "._1.jpg"]
+    write(tmp_path, "train/a/1.jpg", *(f"train/a/{name}" for name in litter))
+    listing = open_source(tmp_path).splits["train"]
+    assert listing.names == [b"train/a/1.jpg"] and listing.ignored == len(litter)
+
+
+@pytest.mark.parametrize(
+    "name", [b"with space.jpg", b"new\nline.jpg", b"\xff\xfe not utf-8.jpg", "größe.jpg".encode()]
+)
+def test_unusual_names_are_listed_and_read(tmp_path: Path, name: bytes) -> None:
+    write(tmp_path, b"train/a/" + name)
+    assert open_source(tmp_path).splits["train"].names == [b"train/a/" + name]
+    assert read_original(tmp_path, b"train/a/" + name) == b"data of train/a/" + name
+
+
+def test_broken_symbolic_links_are_listed_as_originals(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/1.jpg")
+    (tmp_path / "train/a/2.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert open_source(tmp_path).splits["train"].names == [b"train/a/1.jpg", b"train/a/2.jpg"]
+
+
+def test_a_class_folder_may_be_a_symbolic_link(tmp_path: Path) -> None:
+    write(tmp_path, "elsewhere/1.jpg", "source/train/a/1.jpg")
+    (tmp_path / "source/train/b").symlink_to(tmp_path / "elsewhere")
+    source = open_source(tmp_path / "source")
+    assert source.classes == ("a", "b") and len(source.splits["train"].names) == 2
+
+
+def test_val_is_optional_and_an_empty_class_of_train_is_no_class(tmp_path: Path) -> None:
+    (write(tmp_path, "train/b/1.jpg") / "train/a").mkdir()
+    source = open_source(tmp_path)
+    assert list(source.splits) == ["train"] and source.classes == ("b",)
+
+
+def test_a_class_that_only_val_has_is_refused_by_name(tmp_path: Path) -> None:
+    (write(tmp_path, "train/a/1.jpg", "val/a/1.jpg", "val/zebra/1.jpg") / "val/empty").mkdir()
+    with pytest.raises(ValueError, match=r"val has 1 classes that train has no images of: zebra;"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), r"has no train/ folder; expected train/<class>/\* .*found: nothing"),
+        (("images/1.jpg",), r"has no train/ folder; .*found: images"),
+        (("train/.keep",), r"train has no files in class folders; expected train/<class>/\*"),
+        (("train/1.jpg",), r"train has no files in class folders; expected train/<class>/\*"),
+        (("train/a/.keep",), r"train has no files in class folders; expected train/<class>/\*"),
+    ],
+)
+def test_a_folder_that_is_no_source_is_refused(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_source(write(tmp_path, *names))
+
+
+def test_an_unknown_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no folder .*/none; expected train/<class>"):
+        open_source(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"there is no folder .*/file; expected train/<class>"):
+        open_source(write(tmp_path, "file") / "file")

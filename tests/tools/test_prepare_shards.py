@@ -1,0 +1,150 @@
+"""The command that prepares shards: run as a file from anywhere, one message, the right code."""
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.manifest import open_dataset
+from pipeline.moments import MEAN_NAME, PCA_NAME
+from tests.conftest import IMAGES_PER_SHARD, folder_bytes, write_source
+from tools.prepare_shards import main as prepare_shards
+
+ENTRY_FILE = Path(__file__).parents[2] / "tools" / "prepare_shards.py"
+FEW = ["--images-per-shard", str(IMAGES_PER_SHARD), "--workers", "1"]
+
+
+def run(folder: Path, *arguments: object) -> Result:
+    """Runs the command in `folder`, in this process."""
+    with contextlib.chdir(folder):
+        return CliRunner().invoke(prepare_shards, [str(argument) for argument in arguments])
+
+
+def run_file(folder: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Runs the entry file in `folder`, as a user does."""
+    command = [sys.executable, str(ENTRY_FILE), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def assert_one_error(done: Result, *parts: str) -> None:
+    """One line on stderr that holds all `parts`, exit code 1."""
+    assert done.exit_code == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+
+
+def test_run_from_another_folder_it_writes_the_shards_and_the_account(
+    image_folder: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    done = run_file(tmp_path, image_folder, *FEW)
+    assert done.returncode == 0, done.stderr
+    expected = folder_bytes(shard_folder)
+    del expected[PCA_NAME], expected[MEAN_NAME]
+    assert folder_bytes(tmp_path / "shards") == expected
+    rows = [line.split() for line in done.stdout.splitlines()]
+    (header,), (train,), (val,) = (
+        [row for row in rows if row and row[0] == name] for name in ("split", "train", "val")
+    )
+    account = dict(zip(header[1:], train[1:], strict=True))
+    assert (account["found"], account["written"], account["quarantined"]) == ("41", "39", "2")
+    assert (account["shards"], account["ignored"]) == ("5", "1")
+    assert val[1:5] == ["15", "15", "0", "2"]
+    assert "quarantined, not an image: 1" in done.stdout
+    assert "quarantined, cannot be decoded: 1" in done.stdout
+    assert "7 shards made, 0 found finished, 3 classes" in done.stdout
+    assert "next: tools/compute_pca.py shards" in done.stdout
+
+
+def test_strict_exits_with_3_when_something_was_quarantined_and_keeps_the_shards(
+    image_folder: Path, shard_copy: Path, tmp_path: Path
+) -> None:
+    done = run(tmp_path, image_folder, "--out", shard_copy, "--strict", *FEW)
+    assert done.exit_code == 3, done.stderr
+    assert "0 shards made, 7 found finished" in done.stdout
+    assert open_dataset(shard_copy).num_samples("train") == 39
+
+
+def test_strict_exits_with_0_when_nothing_was_quarantined(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", train_per_class=1, val_per_class=1)
+    assert run(tmp_path, source, "--strict", *FEW).exit_code == 0
+
+
+def test_fresh_removes_earlier_shards_and_spares_the_readme(
+    image_folder: Path, shard_copy: Path, tmp_path: Path
+) -> None:
+    (shard_copy / "README.md").write_text("the format\n")
+    refused = run(tmp_path, image_folder, "--out", shard_copy, "--quality", "60", *FEW)
+    assert_one_error(refused, "quality is 90 there, 60 here", "--out", "--fresh")
+    done = run(tmp_path, image_folder, "--out", shard_copy, "--quality", "60", "--fresh", *FEW)
+    assert done.exit_code == 0, done.stderr
+    assert (shard_copy / "README.md").read_text() == "the format\n"
+    assert open_dataset(shard_copy).settings["jpeg"]["quality"] == 60
+    assert not (shard_copy / PCA_NAME).exists()
+
+
+def test_run_as_a_file_it_ends_with_the_code_and_message_of_the_command(tmp_path: Path) -> None:
+    done = run_file(tmp_path, "none")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == run(tmp_path, "none").stderr
+
+
+def test_sources_that_are_none_end_with_one_message(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert_one_error(run(tmp_path, empty), str(empty), "no train/ folder", "train/<class>/*")
+    assert_one_error(run(tmp_path, "none"), "there is no folder none", "train/<class>/*")
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_class_only_in_val_ends_with_one_message(image_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "val" / "zebra").mkdir(parents=True)
+    (source / "train").symlink_to(image_folder / "train")
+    (source / "val" / "zebra" / "0.jpg").write_bytes(b"")
+    assert_one_error(run(tmp_path, source), "zebra", "add them to train or take them out of val")
+
+
+def test_an_output_that_cannot_be_written_ends_with_one_message(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = run(tmp_path, image_folder, "--out", tmp_path / "file" / "shards", *FEW)
+    assert_one_error(done, str(tmp_path / "file"))
+    done = run(tmp_path, image_folder, "--out", tmp_path / "file", *FEW)
+    assert_one_error(done, str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "code"),
+    [
+        ("--workers", "0", 2),
+        ("--encoding", "png", 2),
+        ("--quality", "high", 2),
+        ("--quality", "0", 1),
+        ("--images-per-shard", "0", 1),
+        ("--shuffle-seed", "-1", 1),
+    ],
+)
+def test_impossible_options_end_before_anything_is_written(
+    image_folder: Path, tmp_path: Path, option: str, value: str, code: int
+) -> None:
+    done = run(tmp_path, image_folder, option, value)
+    assert done.exit_code == code
+    assert value in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "shards").exists()
+
+
+def test_help_names_every_flag(tmp_path: Path) -> None:
+    done = run(tmp_path, "--help")
+    assert done.exit_code == 0
+    for flag in (
+        "--out", "--workers", "--images-per-shard", "--quality", "--shuffle-seed", "--encoding",
+        "--ignore-orientation", "--fresh", "--strict",
+    ):  # fmt: skip
+        assert flag in done.stdout
