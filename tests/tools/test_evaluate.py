@@ -1,0 +1,95 @@
+"""The evaluation command on the checkpoint of a tiny run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.conftest import compute_statistics, prepare_here, write_source
+from tools import evaluate
+from trainer.config import RunConfig
+from trainer.session import Session
+
+
+@pytest.fixture(scope="module")
+def run_folder(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one epoch."""
+    folder = tmp_path_factory.mktemp("run") / "modern"
+    options = RunConfig(
+        shards=shard_folder, epochs=1, width=1 / 32, backend="numpy", device="cpu", out=folder
+    )
+    with Session(options) as session:
+        session.run()
+    return folder
+
+
+def call(checkpoint: Path, shards: Path, *arguments: str) -> Result:
+    command = [str(checkpoint), "--shards", str(shards), "--backend", "numpy", "--device", "cpu"]
+    return CliRunner().invoke(evaluate.main, [*command, *arguments])
+
+
+def test_the_errors_are_those_the_training_measured(
+    run_folder: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "errors.json"
+    result = call(run_folder / "last.safetensors", shard_folder, "--json", str(path))
+    assert result.exit_code == 0 and "over 15 images" in result.output
+    found = json.loads(path.read_text())
+    expected = json.loads((run_folder / "metrics.jsonl").read_text())
+    assert (found["num_images"], found["views"], found["split"]) == (15, 1, "val")
+    assert found["top1_error"] == expected["top1_error"]
+    assert found["top5_error"] == expected["top5_error"] == 0.0  # three classes
+    assert found["loss"] == pytest.approx(expected["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("split", "num_images"), [("val", 15), ("train", 39)])
+def test_ten_views_see_every_image_of_the_split(
+    split: str, num_images: int, run_folder: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "errors.json"
+    arguments = ("--views", "10", "--split", split, "--json", str(path), "--batch-size", "7")
+    result = call(run_folder / "last.safetensors", shard_folder, *arguments)
+    assert result.exit_code == 0 and f"{split}, ten views: top-1 error" in result.output
+    assert json.loads(path.read_text())["num_images"] == num_images
+
+
+def test_what_does_not_fit_is_refused_with_1(
+    run_folder: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = run_folder / "last.safetensors"
+    (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:5000])
+    for path, shards, options, message in (
+        (checkpoint, tmp_path / "none", (), "none"),
+        (tmp_path / "none", shard_folder, (), "no such checkpoint"),
+        (tmp_path / "cut.safetensors", shard_folder, (), "no whole safetensors file"),
+        (checkpoint, shard_folder, ("--split", "test"), "no split 'test'"),
+    ):
+        result = call(path, shards, *options)
+        assert result.exit_code == 1 and message in result.output
+        assert len(result.output.splitlines()) == 1
+
+
+def test_shards_of_other_classes_are_refused(run_folder: Path, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", train_per_class=3, val_per_class=2)
+    for split in ("train", "val"):
+        (source / split / "ant").rename(source / split / "dog")
+    prepare_here(source, tmp_path / "shards")
+    compute_statistics(tmp_path / "shards")
+    result = call(run_folder / "last.safetensors", tmp_path / "shards")
+    assert result.exit_code == 1 and "class 0 is 'ant' in the checkpoint, 'bee'" in result.output
+
+
+def test_it_runs_as_a_file_from_another_folder(
+    run_folder: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    assert os.access(evaluate.__file__, os.X_OK)
+    command = [sys.executable, "-W", "error", evaluate.__file__,
+               str(run_folder / "best.safetensors"), "--shards", str(shard_folder),
+               "--backend", "numpy", "--device", "cpu"]  # fmt: skip
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("val, centre crop: top-1 error")

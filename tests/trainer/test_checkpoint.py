@@ -1,0 +1,147 @@
+"""A checkpoint gives back every bit, appears whole, and says clearly what is wrong with it."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer.conftest import make_batch
+from trainer.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_model,
+    require_classes,
+    restore_model,
+    save_checkpoint,
+)
+from trainer.loop import Trainer
+from trainer.model import AlexNet
+from trainer.optimizer import momentum_state
+from trainer.presets import MODERN, PAPER, Preset
+
+both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str(preset.name))
+
+
+def trained(preset: Preset = MODERN) -> Checkpoint:
+    """The checkpoint of a small network after one step; its kernels lie channels-last."""
+    model = AlexNet(preset, 3, 1 / 32)
+    model.initialise(0)
+    trainer = Trainer(
+        model=model.place(torch.device("cpu")), preset=preset, steps_per_epoch=9, seed=0,
+        precision="fp32",
+    )  # fmt: skip
+    trainer.model.train()
+    trainer.train_step(make_batch(4, 3, 0))
+    return Checkpoint(
+        model=model.state_dict(),
+        momentum=momentum_state(model, trainer.optimizer),
+        config={"preset": preset.to_dict(), "width": 1 / 32, "classes": ["bee", "cat", "dog"]},
+        progress={"epoch": 0, "step": 1},
+        schedule={"drops": 0, "best": None},
+        loader={"epoch": 0, "step": 1},
+        made_by={"torch": torch.__version__},
+    )
+
+
+@both
+def test_every_bit_comes_back(preset: Preset, tmp_path: Path) -> None:
+    saved = trained(preset)
+    save_checkpoint(tmp_path / "last.safetensors", saved)
+    loaded = load_checkpoint(tmp_path / "last.safetensors")
+    for ours, theirs in ((saved.model, loaded.model), (saved.momentum, loaded.momentum)):
+        assert list(sorted(ours)) == list(sorted(theirs)) and ours
+        for name, tensor in ours.items():
+            assert tensor.dtype == theirs[name].dtype and torch.equal(tensor, theirs[name])
+    for field in ("config", "progress", "schedule", "loader", "made_by"):
+        assert getattr(saved, field) == getattr(loaded, field)
+
+
+@both
+def test_the_checkpoint_alone_gives_the_network_with_its_normalisation(
+    preset: Preset, tmp_path: Path
+) -> None:
+    saved, batch = trained(preset), make_batch(3, 3, 1)
+    mean = torch.rand(saved.model["normalise.mean"].shape) * 255
+    saved.model["normalise.mean"].copy_(mean)
+    save_checkpoint(tmp_path / "a.safetensors", saved)
+    model = restore_model(load_checkpoint(tmp_path / "a.safetensors"), torch.device("cpu"))
+    assert torch.equal(model.normalise.mean, mean)
+    original = AlexNet(preset, 3, 1 / 32).eval()
+    original.load_state_dict(saved.model)
+    expected = original.place(torch.device("cpu"))(batch.images, batch.crop, None)
+    assert torch.equal(model(batch.images, batch.crop, None), expected)
+
+
+def test_the_file_is_a_plain_header_and_numbers_in_canonical_order(tmp_path: Path) -> None:
+    """Read by hand, without pickle: JSON header, then the kernel in (out, in, y, x) order."""
+    saved = trained()
+    save_checkpoint(tmp_path / "a.safetensors", saved)
+    data = (tmp_path / "a.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    assert set(header.pop("__metadata__")) == {"fullfeed"}
+    prefixes = {name.split(".")[0] for name in header}
+    assert prefixes == {"model", "momentum"}
+    entry = header["model.conv2.weight"]
+    first, last = entry["data_offsets"]
+    kernel = saved.model["conv2.weight"]
+    assert entry["shape"] == list(kernel.shape)
+    assert data[start + first : start + last] == kernel.contiguous().numpy().tobytes()
+    assert max(entry["data_offsets"][1] for entry in header.values()) == len(data) - start
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-5, 0.001, 0.1, 0.5, 0.999])
+def test_a_truncated_file_is_refused_by_name(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, trained())
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ValueError, match=r"last\.safetensors is no whole safetensors file"):
+        load_checkpoint(path)
+
+
+def test_an_absent_or_foreign_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none.safetensors: no such checkpoint"):
+        load_checkpoint(tmp_path / "none.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors: no 'fullfeed' header"):
+        load_checkpoint(tmp_path / "other.safetensors")
+
+
+def test_a_save_that_fails_keeps_the_checkpoint_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, first = tmp_path / "last.safetensors", trained()
+    save_checkpoint(path, first)
+
+    def full(*paths: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(path, dataclasses.replace(first, progress={"step": 2}))
+    assert load_checkpoint(path).progress == first.progress
+
+
+def test_a_checkpoint_of_another_width_or_class_count_is_refused_by_layer() -> None:
+    checkpoint = trained()
+    with pytest.raises(ValueError, match=r"fc8.bias has shape \(3,\) .* \(4,\) in the network"):
+        load_model(AlexNet(MODERN, 4, 1 / 32), checkpoint)
+    with pytest.raises(ValueError, match="conv1.bias has shape"):
+        load_model(AlexNet(MODERN, 3, 1 / 8), checkpoint)
+    with pytest.raises(ValueError, match="norm1.bias has shape .* none in the network"):
+        load_model(AlexNet(dataclasses.replace(MODERN, norm="response"), 3, 1 / 32), checkpoint)
+
+
+def test_other_classes_are_refused_by_number_and_by_name() -> None:
+    checkpoint = trained()
+    require_classes(checkpoint, ("bee", "cat", "dog"), "shards")
+    with pytest.raises(ValueError, match="knows 3 classes, shards has 2"):
+        require_classes(checkpoint, ("bee", "cat"), "shards")
+    with pytest.raises(ValueError, match="class 1 is 'cat' in the checkpoint, 'cow' in shards"):
+        require_classes(checkpoint, ("bee", "cow", "dog"), "shards")

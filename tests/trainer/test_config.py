@@ -1,0 +1,125 @@
+"""The options of a run, what follows from them, and whose folder it is."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.config import (
+    RunConfig,
+    claim_folder,
+    default_batch_size,
+    differences,
+    find_device,
+    find_precision,
+    resolve_preset,
+)
+from trainer.presets import MODERN, PAPER
+
+DESCRIPTION: dict[str, Any] = {
+    "preset": {"name": "modern", "epochs": 90},
+    "width": 1.0,
+    "classes": ["bee", "cat"],
+}
+
+
+def config(**options: Any) -> RunConfig:
+    return RunConfig(**{"shards": Path("shards"), **options})
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size"),
+    [(1, 1), (8, 1), (15, 1), (16, 2), (480, 32), (1498, 128), (8191, 512), (10**6, 1024)],
+)
+def test_the_default_batch_is_a_power_of_two_within_an_eighth(
+    num_images: int, batch_size: int
+) -> None:
+    assert default_batch_size(MODERN, num_images) == batch_size
+
+
+def test_the_learning_rate_is_scaled_with_the_batch() -> None:
+    """Linearly in `paper`, with its square root in `modern`; nothing else changes."""
+    expected = dataclasses.replace(MODERN, batch_size=256, learning_rate=0.04, epochs=7)
+    assert resolve_preset(config(epochs=7), 2048) == expected
+    assert resolve_preset(config(preset="paper", batch_size=256), 10**6).learning_rate == 0.02
+    assert resolve_preset(config(), 10**6) == MODERN
+
+
+def test_a_batch_larger_than_the_training_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="--batch-size is 65, the training split has 64 images"):
+        resolve_preset(config(batch_size=65), 64)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("preset", "papre"),
+        ("epochs", 0),
+        ("batch_size", -1),
+        ("device", "tpu"),
+        ("precision", "fp8"),
+        ("width", 0.0),
+        ("width", float("nan")),
+        ("seed", -1),
+    ],
+)
+def test_an_option_out_of_bounds_is_refused_by_its_flag(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} "):
+        config(**{option: value})
+
+
+def test_the_run_folder_is_named_after_preset_and_seed() -> None:
+    assert config(preset="paper", seed=3).folder == Path("runs/paper-3")
+    assert config(out=Path("here")).folder == Path("here")
+
+
+def test_precision_auto_is_the_presets_on_a_gpu_and_fp32_on_a_cpu() -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert find_precision("auto", MODERN, gpu) == "bf16"
+    assert find_precision("auto", PAPER, gpu) == "fp32"
+    assert find_precision("auto", MODERN, cpu) == "fp32"
+    assert find_precision("bf16", MODERN, cpu) == "bf16"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_cuda_is_refused_and_auto_is_the_cpu() -> None:
+    assert find_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match="--device cuda: PyTorch sees no GPU"):
+        find_device("cuda")
+
+
+def test_a_folder_is_taken_up_by_the_same_configuration_only(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "run"
+    claim_folder(folder, DESCRIPTION)
+    before = (folder / "config.json").read_bytes()
+    assert json.loads(before) == DESCRIPTION
+    claim_folder(folder, DESCRIPTION)
+    other = DESCRIPTION | {"preset": {"name": "modern", "epochs": 30}, "width": 0.25}
+    with pytest.raises(ValueError) as error:
+        claim_folder(folder, other)
+    assert "preset.epochs is 90, asked for 30; width is 1.0, asked for 0.25" in str(error.value)
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_differences_name_fields_on_either_side() -> None:
+    assert not differences(DESCRIPTION, dict(DESCRIPTION))
+    assert differences({"a": 1}, {"b": 2}) == ["a is 1, asked for None", "b is None, asked for 2"]
+    assert differences({"classes": ["a", "b"]}, {"classes": ["a"]}) == [
+        "classes are 2 (a, b), asked for 1 (a)"
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ValueError, match="--out .*file/run cannot be written: Not a directory"):
+        claim_folder(tmp_path / "file" / "run", DESCRIPTION)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"preset": ', b"[]", b"\xff"])
+def test_a_damaged_configuration_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        claim_folder(tmp_path, DESCRIPTION)

@@ -1,0 +1,132 @@
+"""The layers against loops in float64, and the rule of the random numbers."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.layers import (
+    Normalise,
+    ResponseNorm,
+    dropout_mask,
+    mask_and_halve,
+    mean_at_crop,
+    random_source,
+)
+
+CPU = torch.device("cpu")
+
+
+def random_tensor(*shape: int, scale: float = 1.0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=random_source("cpu", 7)) * scale
+
+
+def response_norm_by_loop(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
+    """Paper §3.3 term by term, for two columns."""
+    out = torch.empty_like(x)
+    half = x.shape[1] // 2
+    for start in (0, half):
+        for i in range(half):
+            first, last = max(0, i - size // 2), min(half - 1, i + size // 2)
+            total = sum((x[:, start + j] ** 2 for j in range(first, last + 1)), torch.zeros(()))
+            out[:, start + i] = x[:, start + i] / (k + alpha * total) ** beta
+    return out
+
+
+@pytest.mark.parametrize("num_channels", [4, 12, 96])
+@pytest.mark.parametrize("size", [3, 5])
+def test_response_norm_is_the_papers_formula_in_each_column(num_channels: int, size: int) -> None:
+    x = random_tensor(2, num_channels, 3, 5, scale=100)
+    layer = ResponseNorm(size=size, k=2.0, alpha=1e-4, beta=0.75, columns=2)
+    expected = response_norm_by_loop(x, size, 2.0, 1e-4, 0.75)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-13, atol=0)
+    channels_last = layer(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(channels_last, expected, rtol=1e-13, atol=0)
+
+
+def test_response_norm_does_not_divide_alpha_as_torch_does() -> None:
+    x = random_tensor(2, 10, 3, 3, scale=100)
+    layer = ResponseNorm(size=5, k=2.0, alpha=1e-4, beta=0.75, columns=1)
+    torch_form = F.local_response_norm(x, 5, alpha=5 * 1e-4, beta=0.75, k=2.0)
+    torch.testing.assert_close(layer(x), torch_form, rtol=1e-12, atol=0)
+
+
+def test_gradient_of_response_norm_is_that_of_finite_differences() -> None:
+    x = random_tensor(2, 12, 2, 3, scale=3).requires_grad_()
+    assert torch.autograd.gradcheck(
+        ResponseNorm(size=5, k=2.0, alpha=0.1, beta=0.75, columns=2), x
+    )
+
+
+def test_response_norm_of_bf16_is_the_float32_result_rounded_once() -> None:
+    x = random_tensor(2, 8, 4, 4, scale=100).to(torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer = ResponseNorm(size=5, k=2.0, alpha=1e-4, beta=0.75, columns=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    out.sum().backward()
+    wide = x.detach().float().requires_grad_()
+    layer(wide).sum().backward()
+    assert torch.equal(out, layer(wide).to(torch.bfloat16))
+    assert x.grad is not None and wide.grad is not None
+    assert torch.equal(x.grad, wide.grad.to(torch.bfloat16))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_mean_at_crop_is_the_crop_of_the_mean_image_mirrored_with_it() -> None:
+    mean = np.random.default_rng(0).random((256, 256, 3), np.float32)
+    crops = [(0, 0, 0), (32, 5, 0), (7, 32, 1), (32, 32, 1)]
+    found = mean_at_crop(torch.from_numpy(mean), torch.tensor(crops, dtype=torch.int32))
+    for (x, y, flip), part in zip(crops, found, strict=True):
+        expected = mean[y : y + 224, x : x + 224]
+        expected = expected[:, ::-1] if flip else expected
+        np.testing.assert_array_equal(part.permute(1, 2, 0).numpy(), expected)
+
+
+def test_the_image_mean_is_subtracted_in_float32_from_half_precision_pixels() -> None:
+    layer = Normalise(at_crop=True)
+    mean = torch.full((256, 256, 3), 100.03125 + 2**-10)
+    layer.fill(mean, torch.ones(3))
+    images = torch.full((1, 3, 224, 224), 100.0, dtype=torch.float16)
+    out = layer(images, torch.tensor([[16, 16, 0]]))
+    assert out.dtype == torch.float32
+    assert torch.equal(out, torch.full_like(out, -(0.03125 + 2**-10)))
+
+
+def test_the_channel_mean_goes_with_a_division_by_the_deviation() -> None:
+    layer = Normalise(at_crop=False)
+    layer.fill(torch.tensor([10.0, 20.0, 30.0]), torch.tensor([2.0, 4.0, 8.0]))
+    out = layer(torch.full((1, 3, 224, 224), 50.0), torch.zeros(1, 3))
+    assert out[0, :, 0, 0].tolist() == [20.0, 7.5, 2.5]
+
+
+def test_flat_images_give_no_infinity() -> None:
+    layer = Normalise(at_crop=False)
+    layer.fill(torch.zeros(3), torch.zeros(3))
+    assert layer(torch.full((1, 3, 224, 224), 9.0), torch.zeros(1, 3)).max() == 9.0
+
+
+def test_random_source_is_a_function_of_its_key_alone() -> None:
+    torch.manual_seed(1)
+    first = torch.rand(4, generator=random_source("cpu", 0, "weights", "conv1"))
+    torch.manual_seed(2)
+    assert torch.equal(first, torch.rand(4, generator=random_source("cpu", 0, "weights", "conv1")))
+    for key in ((1, "weights", "conv1"), (0, "weights", "conv2"), (0, "dropout", "conv1")):
+        assert not torch.equal(first, torch.rand(4, generator=random_source("cpu", *key)))
+
+
+def test_dropout_masks_half_differently_in_each_step_and_layer() -> None:
+    mask = dropout_mask(3, 10, "fc6", (64, 512), CPU)
+    assert set(mask.flatten().tolist()) == {0.0, 1.0}
+    assert abs(mask.mean().item() - 0.5) < 0.01  # deviation of the mean is .0028
+    assert torch.equal(mask, dropout_mask(3, 10, "fc6", (64, 512), CPU))
+    for other in ((3, 11, "fc6"), (3, 10, "fc7"), (4, 10, "fc6")):
+        agreement = (mask == dropout_mask(*other, (64, 512), CPU)).float().mean().item()
+        assert abs(agreement - 0.5) < 0.02
+
+
+def test_dropout_masks_in_training_and_halves_in_test() -> None:
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    assert mask_and_halve(x, torch.tensor([[1.0, 0.0, 1.0]])).tolist() == [[1.0, 0.0, 3.0]]
+    assert mask_and_halve(x, None).tolist() == [[0.5, 1.0, 1.5]]

@@ -1,0 +1,121 @@
+"""metrics.jsonl, the line of an epoch, and when progress is shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainer.metrics import MetricsFile, Progress, Report
+
+
+def report(epoch: int) -> Report:
+    return Report(
+        epoch=epoch,
+        step=10 * epoch,
+        train_loss=2.5,
+        learning_rate=0.01,
+        val_loss=2.25,
+        top1_error=0.5,
+        top5_error=0.125,
+        num_val_images=40,
+        images_per_second=200.0,
+        train_seconds=8.0,
+        val_seconds=1.0,
+        data_wait_seconds=2.0,
+    )
+
+
+def steps(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> MetricsFile:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for epoch in (1, 2, 3):
+        file.append(report(epoch))
+    return file
+
+
+def test_the_keys_are_stable(metrics: MetricsFile) -> None:
+    line = json.loads(metrics.path.read_text().splitlines()[0])
+    assert list(line) == [
+        "epoch",
+        "step",
+        "train_loss",
+        "learning_rate",
+        "val_loss",
+        "top1_error",
+        "top5_error",
+        "num_val_images",
+        "images_per_second",
+        "train_seconds",
+        "val_seconds",
+        "data_wait_seconds",
+        "fed_ratio",
+    ]
+    assert line["fed_ratio"] is None and line["top1_error"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("step", "kept"), [(-1, []), (10, [10]), (25, [10, 20]), (30, [10, 20, 30])]
+)
+def test_lines_past_the_checkpoint_are_dropped(
+    metrics: MetricsFile, step: int, kept: list[int]
+) -> None:
+    metrics.drop_after(step)
+    assert steps(metrics.path) == kept
+
+
+def test_a_line_cut_off_in_the_middle_is_dropped_at_any_length(metrics: MetricsFile) -> None:
+    whole = metrics.path.read_bytes()
+    last = len(whole.splitlines(keepends=True)[-1])
+    for length in range(1, last - 1):
+        metrics.path.write_bytes(whole[:-length - 1])
+        metrics.drop_after(30)
+        assert steps(metrics.path) == [10, 20]
+        metrics.append(report(3))
+        assert metrics.path.read_bytes() == whole
+
+
+def test_a_run_without_metrics_has_none_to_drop(tmp_path: Path) -> None:
+    MetricsFile(tmp_path / "metrics.jsonl").drop_after(0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_that_json_does_not_know_is_refused(tmp_path: Path) -> None:
+    bad = Report(**{**vars(report(1)), "train_loss": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        MetricsFile(tmp_path / "metrics.jsonl").append(bad)
+
+
+def test_the_line_of_an_epoch_tells_errors_speed_and_waiting() -> None:
+    assert report(2).line(90) == (
+        "epoch 2/90: train loss 2.500, val loss 2.250, top-1 error 50.0%, top-5 error 12.5%, "
+        "200 images/s, data wait 2.0 s (25%)"
+    )
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 7, 100, 1251])
+def test_without_a_terminal_an_epoch_shows_a_handful_of_lines(
+    num_steps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(title="epoch 1/2", num_steps=num_steps, first_step=0, terminal=False) as shown:
+        for step in range(1, num_steps + 1):
+            if shown.due(step):
+                shown.show(step, 1.0, 100.0, 0.5)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 6
+    if num_steps == 100:
+        assert lines[0] == "epoch 1/2, step 25/100: loss 1.000, 100 images/s, data wait 50%"
+
+
+def test_on_a_terminal_a_bar_shows_loss_speed_and_waiting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Progress(title="epoch 1/2", num_steps=10, first_step=5, terminal=True) as progress:
+        progress.show(8, 1.5, 100.0, 0.5)
+        progress.show(10, 1.25, 100.0, 0.5)
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "loss 1.250, 100 images/s, data wait 50%" in captured.err

@@ -1,0 +1,91 @@
+"""The training command: what it prints, its exit codes, its messages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trainer import run
+from trainer.presets import MODERN
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(run.main, list(arguments))
+
+
+def test_the_options_are_those_of_the_contract() -> None:
+    assert sorted(option for parameter in run.main.params for option in parameter.opts) == [
+        "--backend",
+        "--batch-size",
+        "--device",
+        "--epochs",
+        "--out",
+        "--precision",
+        "--preset",
+        "--seed",
+        "--shards",
+        "--show-preset",
+        "--summary",
+        "--width",
+    ]
+
+
+def test_show_preset_prints_every_field() -> None:
+    result = call("--show-preset", "modern")
+    assert result.exit_code == 0 and json.loads(result.output) == MODERN.to_dict()
+
+
+def test_summary_prints_the_papers_counts() -> None:
+    result = call("--summary", "--preset", "paper")
+    assert result.exit_code == 0 and "60,965,224    724,406,816" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--shards DIR is missing"),
+        (["--shards", "x", "--preset", "papre"], "'papre' is not one of 'modern', 'paper'"),
+        (["--shards", "x", "--width", "wide"], "'wide' is not a valid float"),
+    ],
+)
+def test_a_wrong_call_ends_with_2(arguments: list[str], message: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2 and message in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shards", "nowhere"], "nowhere"),
+        (["--shards", "x", "--epochs", "0"], "--epochs is 0, must be at least 1"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_1_and_one_message(
+    arguments: list[str], message: str
+) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 1 and message in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_an_out_that_cannot_be_written_ends_with_1(shard_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    result = call("--shards", str(shard_folder), "--out", str(tmp_path / "file" / "run"),
+                  "--width", "0.03")  # fmt: skip
+    assert result.exit_code == 1 and "cannot be written" in result.output
+
+
+def test_it_trains_from_another_folder_as_a_file(shard_folder: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-W", "error", run.__file__, "--shards", str(shard_folder),
+        "--epochs", "1", "--width", "0.03", "--backend", "numpy", "--device", "cpu",
+    ]  # fmt: skip
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "batch 4 (the preset's is 1,024), learning rate 0.005" in result.stdout
+    assert "epoch 1/1: train loss" in result.stdout.splitlines()[-1]
+    files = {path.name for path in (tmp_path / "runs" / "modern-0").iterdir()}
+    assert files == {"config.json", "metrics.jsonl", "last.safetensors", "best.safetensors"}

@@ -1,0 +1,155 @@
+"""What a run is asked to do, the preset that follows from it, and the folder that is its own."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.atomic import write_whole
+from pipeline.manifest import Dataset
+from trainer.presets import Preset, find_preset
+
+CONFIG_NAME = "config.json"
+PRECISIONS = ("auto", "fp32", "bf16")
+DEVICES = ("auto", "cuda", "cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The options of the training command; None stands for the preset's own value."""
+
+    shards: Path
+    preset: str = "modern"
+    epochs: int | None = None
+    batch_size: int | None = None  # global
+    width: float = 1.0
+    device: str = "auto"
+    backend: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+    out: Path | None = None  # runs/PRESET-SEED
+
+    def __post_init__(self) -> None:
+        find_preset(self.preset)
+        for flag, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{flag} is {value}, must be at least 1")
+        for flag, name, choices in (
+            ("--device", self.device, DEVICES),
+            ("--precision", self.precision, PRECISIONS),
+        ):
+            if name not in choices:
+                raise ValueError(f"{flag} is {name!r}, must be one of {', '.join(choices)}")
+        if not 0 < self.width <= 16:
+            raise ValueError(f"--width is {self.width}, must be more than 0 and at most 16")
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}, must be at least 0")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.out or Path("runs") / f"{self.preset}-{self.seed}"
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one; ValueError for a GPU that is not there."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ValueError("--device cuda: PyTorch sees no GPU here; use --device cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and there) else "cpu")
+
+
+def find_precision(name: str, preset: Preset, device: torch.device) -> str:
+    """`auto` is the preset's own on a GPU, fp32 on a CPU (bf16 is emulated on most)."""
+    if name != "auto":
+        return name
+    return preset.precision if device.type == "cuda" else "fp32"
+
+
+def default_batch_size(preset: Preset, num_images: int) -> int:
+    """The preset's, lowered to the largest power of two <= one eighth of the training images."""
+    largest = 1 << max(0, (num_images // 8).bit_length() - 1)
+    return min(preset.batch_size, largest)
+
+
+def resolve_preset(config: RunConfig, num_images: int) -> Preset:
+    """The preset with the run's own epochs and batch; the learning rate is scaled with the batch.
+
+    num_images: of the training split. ValueError where a batch is larger than that.
+    """
+    preset = find_preset(config.preset)
+    batch_size = config.batch_size or default_batch_size(preset, num_images)
+    if batch_size > num_images:
+        raise ValueError(
+            f"--batch-size is {batch_size}, the training split has {num_images} images: no full "
+            f"batch; use at most that many"
+        )
+    scale = batch_size / preset.batch_size
+    return dataclasses.replace(
+        preset,
+        epochs=config.epochs or preset.epochs,
+        batch_size=batch_size,
+        learning_rate=preset.learning_rate * scale**preset.batch_exponent,
+    )
+
+
+def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, Any]:
+    """All that makes a run what it is, JSON-able: two runs of the same description are the same.
+
+    Not the device, the backend or the place of the shards: a run may move.
+    """
+    return {
+        "preset": preset.to_dict(),
+        "width": config.width,
+        "precision": config.precision,
+        "seed": config.seed,
+        "classes": list(dataset.classes),
+        "fingerprints": {split: dataset.fingerprint(split) for split in ("train", "val")},
+    }
+
+
+def claim_folder(folder: Path, description: dict[str, Any]) -> None:
+    """Makes the run folder, or takes it up again where it holds this very configuration.
+
+    ValueError where it holds another one, naming what differs, or where it cannot be written.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_whole(path, (json.dumps(description, indent=2) + "\n").encode())
+            return
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be written: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged; delete {folder} or choose another --out") from error
+    if different := differences(found, description):
+        raise ValueError(
+            f"{folder} holds a run of another configuration: {'; '.join(different)}. Choose "
+            f"another --out, ask for the same, or delete the folder"
+        )
+
+
+def differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
+    """Each value in which two descriptions differ, as "name is …, asked for …"."""
+    lines: list[str] = []
+    for key in sorted(found.keys() | asked.keys()):
+        old, new = found.get(key), asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif isinstance(old, list) and isinstance(new, list) and old != new:
+            lines.append(f"{prefix}{key} are {_short(old)}, asked for {_short(new)}")
+        elif old != new:
+            lines.append(f"{prefix}{key} is {old!r}, asked for {new!r}")
+    return lines
+
+
+def _short(values: list[Any]) -> str:
+    more = ", …" if len(values) > 3 else ""
+    return f"{len(values)} ({', '.join(str(value) for value in values[:3])}{more})"

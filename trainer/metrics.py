@@ -1,0 +1,105 @@
+"""What a run says of itself: a bar while it trains, one line per epoch, one JSON line."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.atomic import write_whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """An epoch in numbers; the field names are the keys of metrics.jsonl. Errors are 0..1."""
+
+    epoch: int  # finished epochs
+    step: int  # finished steps since the start of the run
+    train_loss: float  # mean over the epoch's images, with dropout and augmentation on
+    learning_rate: float  # of the epoch's last step
+    val_loss: float
+    top1_error: float
+    top5_error: float
+    num_val_images: int
+    images_per_second: float  # of training, validation aside
+    train_seconds: float
+    val_seconds: float
+    data_wait_seconds: float  # part of train_seconds in which the trainer waited for a batch
+    fed_ratio: float | None = None  # null until a ceiling was measured
+
+    def line(self, num_epochs: int) -> str:
+        """The report for a person, in one line."""
+        share = self.data_wait_seconds / self.train_seconds if self.train_seconds else 0.0
+        return (
+            f"epoch {self.epoch}/{num_epochs}: train loss {self.train_loss:.3f}, "
+            f"val loss {self.val_loss:.3f}, top-1 error {self.top1_error:.1%}, "
+            f"top-5 error {self.top5_error:.1%}, {self.images_per_second:,.0f} images/s, "
+            f"data wait {self.data_wait_seconds:.1f} s ({share:.0%})"
+        )
+
+
+class MetricsFile:
+    """metrics.jsonl of a run: one JSON object per line, in the order of the steps."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, report: Report) -> None:
+        """Adds a line and flushes it to the disk."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(report), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def drop_after(self, step: int) -> None:
+        """Drops what lies past the checkpoint of that step, and a line that was cut off."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = "".join(line + "\n" for line in lines if _step_of(line, default=step + 1) <= step)
+        write_whole(self.path, kept.encode())
+
+
+def _step_of(line: str, default: int) -> int:
+    """The step of a line; `default` where it is no whole JSON object with one."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return default
+
+
+class Progress:
+    """One epoch as it goes: a bar on a terminal, a few lines elsewhere.
+
+    with Progress(...) as progress: progress.show(steps_done, loss, images_per_second, wait_share)
+    """
+
+    def __init__(self, *, title: str, num_steps: int, first_step: int, terminal: bool) -> None:
+        self._title, self._num_steps, self._terminal = title, num_steps, terminal
+        self._bar = tqdm(
+            total=num_steps, initial=first_step, desc=title, unit="step", leave=False,
+            dynamic_ncols=True, disable=not terminal,
+        )  # fmt: skip
+        self.every_steps = max(1, num_steps // (50 if terminal else 4))
+
+    def due(self, step: int) -> bool:
+        """True where `show` is worth the reading of the loss, which waits for the device."""
+        return step % self.every_steps == 0 and (self._terminal or step < self._num_steps)
+
+    def show(self, step: int, loss: float, images_per_second: float, wait_share: float) -> None:
+        """Tells how far the epoch is; `loss` is its mean so far."""
+        text = f"loss {loss:.3f}, {images_per_second:,.0f} images/s, data wait {wait_share:.0%}"
+        if self._terminal:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.n = step
+            self._bar.refresh()
+        else:
+            print(f"{self._title}, step {step}/{self._num_steps}: {text}", flush=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
