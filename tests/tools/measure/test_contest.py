@@ -1,0 +1,135 @@
+"""A whole measurement with contestants that raise, die, hang or are absent: the rest goes on.
+
+This file is also the module of those contestants: their processes import it by its name.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tools.measure.contest import LoaderContest, run_loader_contest
+from tools.measure.contestants import Entrant
+from tools.measure.feed import FeedSettings
+from tools.measure.host import Host, timed_pass
+from tools.measure.rounds import PassError
+
+
+class FakeFeed:
+    """Delivers two batches of grey; in its second pass it does what its name says."""
+
+    def __init__(self, name: str, settings: FeedSettings) -> None:
+        self._name = name
+        self._batch_size = settings.batch_size
+        self._num_passes = 0
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        self._num_passes += 1
+        if self._num_passes == 2 and self._name == "dies":
+            os._exit(9)
+        if self._num_passes == 2 and self._name == "raises":
+            raise RuntimeError("cannot\ngo on")
+        if self._name == "hangs":
+            time.sleep(60)
+        side = 225 if self._name == "wrong-size" else 224
+        for _ in range(2):
+            yield torch.zeros(self._batch_size, 3, side, side)
+
+    def close(self) -> None:
+        pass
+
+
+def open_feed(name: str, settings: FeedSettings) -> FakeFeed:
+    return FakeFeed(name, settings)
+
+
+def fake(name: str, needs: tuple[str, ...] = ()) -> Entrant:
+    return Entrant(name=name, module=__name__, needs=needs, install="pip install it")
+
+
+def feed_settings(folder: Path) -> FeedSettings:
+    return FeedSettings(shards=folder, batch_size=4, num_threads=1, seed=0, scratch=folder)
+
+
+def contest(shards: Path, **changes: Any) -> LoaderContest:
+    chosen: dict[str, Any] = {
+        "shards": shards,
+        "backends": ("numpy",),
+        "peers": (),
+        "num_threads": 1,
+        "batch_size": 4,
+        "repeats": 5,
+        "min_images": 60,
+        **changes,
+    }
+    return LoaderContest(**chosen)
+
+
+def test_peers_that_are_absent_raise_or_die_are_reported_and_the_rest_is_measured(
+    shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = [fake("raises"), fake("dies"), fake("absent", needs=("no_such_module",))]
+    monkeypatch.setattr("tools.measure.contest.PEERS", {one.name: one for one in fakes})
+    peers = tuple(one.name for one in fakes)
+    report = run_loader_contest(contest(shard_folder, peers=peers))
+    assert [result["name"] for result in report["results"]] == ["numpy"]
+    assert report["not_measured"] == {
+        "absent": "not installed (no_such_module): pip install it",
+        "raises": "RuntimeError: cannot go on",
+        "dies": "its process died, exit code 9",
+    }
+    assert report["ratios"] == {}
+    assert report["settings"] == {
+        "threads": 1,
+        "batch_size": 4,
+        "repeats": 5,
+        "images_per_pass": 76,  # 39 images twice, in whole batches
+        "distinct_images": 39,
+        "encoding": "jpeg",
+        "seed": 0,
+    }
+
+
+def test_a_contestant_that_delivers_something_else_than_agreed_is_refused(tmp_path: Path) -> None:
+    settings = feed_settings(tmp_path)
+    with pytest.raises(ValueError, match=r"\(4, 3, 225, 225\) .*, not \(4, 3, 224, 224\)"):
+        timed_pass(FakeFeed("wrong-size", settings), settings)
+
+
+def test_a_contestant_that_hangs_is_given_up_and_ended(tmp_path: Path) -> None:
+    settings = feed_settings(tmp_path)
+    with Host(fake("hangs"), settings, patience_seconds=0.2, end_seconds=0.2) as host:
+        with pytest.raises(PassError, match="no answer within 0.2 s"):
+            host.run_pass()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"repeats": 4}, "repeats must be at least 5, not 4"),
+        ({"num_threads": 0}, "threads must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch size must be at least 1, not 0"),
+        ({"min_images": 3}, "images must be at least 4, not 3"),
+    ],
+)
+def test_a_contest_that_means_nothing_is_refused(
+    tmp_path: Path, changes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        contest(tmp_path, **changes)
+
+
+def test_shards_that_are_absent_are_refused_with_the_command_that_makes_them(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match="prepare_shards.py"):
+        run_loader_contest(contest(tmp_path / "nowhere"))
+
+
+def test_peers_are_not_measured_on_raw_shards(raw_shard_folder: Path) -> None:
+    with pytest.raises(ValueError, match="peers read JPEG shards.*raw"):
+        run_loader_contest(contest(raw_shard_folder, peers=("torch",)))

@@ -1,0 +1,25 @@
+"""Who can be measured here, and what is said of who cannot."""
+
+from tools.measure.contestants import PEERS, Entrant, our_entrant
+
+
+def test_a_peer_that_is_not_installed_is_listed_with_the_command_that_installs_it() -> None:
+    entrant = Entrant(
+        name="absent",
+        module="never.imported",
+        needs=("json", "no_such_package.inside", "no_such_module"),
+        install="pip install it",
+    )
+    assert entrant.lack == (
+        "not installed (no_such_package.inside, no_such_module): pip install it"
+    )
+
+
+def test_what_is_installed_lacks_nothing() -> None:
+    assert our_entrant("numpy").lack is None
+    assert PEERS["torch"].lack is None
+
+
+def test_the_names_of_the_peers_are_frozen() -> None:
+    assert list(PEERS) == ["torch", "stock-dali", "webdataset", "ffcv"]
+    assert all(name == entrant.name for name, entrant in PEERS.items())

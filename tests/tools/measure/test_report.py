@@ -1,0 +1,66 @@
+"""The JSON form that every benchmark keeps, frozen; and the table made of it."""
+
+import json
+
+from tools.measure.report import build_report
+from tools.measure.rounds import Outcome, Pass
+from tools.measure.table import report_table
+
+OUTCOME = Outcome(
+    passes={
+        "dali-cpu": [Pass(num_images=n, seconds=2.0) for n in (600, 800, 700, 640, 660)],
+        "torch": [Pass(num_images=n, seconds=1.0) for n in (100, 200, 100, 100, 110)],
+    },
+    failed={"ffcv": "ImportError: broken"},
+)
+REPORT = build_report(
+    OUTCOME,
+    [("dali-cpu", "torch"), ("dali-cpu", "ffcv")],
+    absent={"webdataset": "not installed"},
+    machine={"cpu": "some", "cores": 2},
+    settings={"threads": 2},
+)
+
+
+def test_the_json_form_is_frozen() -> None:
+    assert json.loads(json.dumps(REPORT)) == {
+        "results": [
+            {
+                "name": "dali-cpu",
+                "images_per_second": {"median": 330.0, "min": 300.0, "max": 400.0},
+            },
+            {
+                "name": "torch",
+                "images_per_second": {"median": 100.0, "min": 100.0, "max": 200.0},
+            },
+        ],
+        "ratios": {"dali-cpu/torch": {"median": 3.0, "min": 2.0, "max": 3.5}},
+        "machine": {"cpu": "some", "cores": 2},
+        "settings": {"threads": 2},
+        "not_measured": {"webdataset": "not installed", "ffcv": "ImportError: broken"},
+    }
+
+
+def test_a_ratio_is_the_median_of_ratios_not_the_ratio_of_medians() -> None:
+    outcome = Outcome(
+        passes={
+            "a": [Pass(num_images=n, seconds=1.0) for n in (10, 20, 90)],
+            "b": [Pass(num_images=n, seconds=1.0) for n in (10, 10, 30)],
+        }
+    )
+    report = build_report(outcome, [("a", "b")], absent={}, machine={}, settings={})
+    assert report["ratios"]["a/b"] == {"median": 2.0, "min": 1.0, "max": 3.0}
+
+
+def test_the_table_shows_speeds_ratios_and_what_is_absent() -> None:
+    assert report_table(REPORT).splitlines() == [
+        "images per second             median       min       max",
+        "dali-cpu                         330       300       400",
+        "torch                            100       100       200",
+        "",
+        "ratio, round by round         median       min       max",
+        "dali-cpu/torch                  3.00      2.00      3.50",
+        "",
+        "not measured: webdataset: not installed",
+        "not measured: ffcv: ImportError: broken",
+    ]

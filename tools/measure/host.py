@@ -1,0 +1,130 @@
+"""A contestant in a process of its own: what it leaves behind or breaks touches nobody else."""
+
+import importlib
+import multiprocessing
+import time
+import traceback
+import warnings
+from multiprocessing.connection import Connection
+from textwrap import shorten
+from types import TracebackType
+from typing import Self
+
+from tools.measure.contestants import Entrant
+from tools.measure.feed import Feed, FeedSettings
+from tools.measure.rounds import Pass, PassError
+
+LONGEST_PASS_SECONDS = 900.0  # opening included; beyond it a contestant counts as hung
+LONGEST_END_SECONDS = 10.0
+LONGEST_REASON = 300  # characters
+
+
+class Host:
+    """Opens an entrant in a fresh process, which sleeps between passes.
+
+    The process is spawned, not forked: nothing of this one (threads, open libraries) gets into it.
+    Its own clock times a pass, from asking for the first batch to having the last.
+    """
+
+    def __init__(
+        self,
+        entrant: Entrant,
+        settings: FeedSettings,
+        *,
+        patience_seconds: float = LONGEST_PASS_SECONDS,
+        end_seconds: float = LONGEST_END_SECONDS,
+    ) -> None:
+        self.name = entrant.name
+        self._patience_seconds, self._end_seconds = patience_seconds, end_seconds
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, entrant, settings))
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def run_pass(self) -> Pass:
+        """One pass; PassError where the contestant raised, died or took too long."""
+        try:
+            self._connection.send(True)
+            if not self._connection.poll(self._patience_seconds):
+                raise PassError(f"no answer within {self._patience_seconds:,g} s")
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join(self._end_seconds)
+            raise PassError(f"its process died, exit code {self._process.exitcode}") from None
+        if isinstance(answer, str):
+            raise PassError(answer)
+        assert isinstance(answer, Pass)
+        return answer
+
+    def close(self) -> None:
+        """Ends the process, by force if it does not end by itself."""
+        self._connection.close()
+        self._process.join(self._end_seconds)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+
+def _serve(connection: Connection, entrant: Entrant, settings: FeedSettings) -> None:
+    """The contestant's process: one pass for every message, an end when the other side closes."""
+    feed: Feed | None = None
+    try:
+        while True:
+            connection.recv()
+            try:
+                if feed is None:
+                    feed = _open(entrant, settings)
+                answer: Pass | str = timed_pass(feed, settings)
+            except Exception as error:  # whatever a peer raises is the reason it is left out
+                traceback.print_exc()  # whole, for people; the report has one line
+                text = shorten(str(error), LONGEST_REASON, placeholder=" …")
+                answer = f"{type(error).__name__}: {text}"
+            connection.send(answer)
+    except (EOFError, OSError):
+        pass  # the measurement is over
+    finally:
+        if feed is not None:
+            feed.close()
+
+
+def _open(entrant: Entrant, settings: FeedSettings) -> Feed:
+    import torch
+
+    # As many as a contestant has workers or rendering threads; torch's workers set 1 themselves.
+    torch.set_num_threads(settings.num_threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a peer's own deprecations are not this tool's news
+        feed: Feed = importlib.import_module(entrant.module).open_feed(entrant.name, settings)
+    return feed
+
+
+def timed_pass(feed: Feed, settings: FeedSettings) -> Pass:
+    """Takes all batches of a pass; ValueError where one is not what was agreed."""
+    import torch
+
+    wanted = (settings.batch_size, 3, 224, 224)
+    num_images = 0
+    started = time.perf_counter()
+    for images in feed.batches():
+        if tuple(images.shape) != wanted or not images.is_floating_point():
+            raise ValueError(f"a batch is {tuple(images.shape)} {images.dtype}, not {wanted}")
+        num_images += len(images)
+    if torch.cuda.is_available() and images.is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    if not num_images:
+        raise ValueError("a pass without a batch")
+    return Pass(num_images=num_images, seconds=seconds)
