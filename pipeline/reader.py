@@ -126,9 +126,12 @@ class Reader:
         shards, sums = chosen["shard"].tolist(), chosen["crc32"].tolist()
         offsets = (chosen["offset"] + self._header_bytes).tolist()
         sizes = (chosen["size"] - self._header_bytes).tolist()
+        memory, longest = data.reshape(-1).data, data.shape[1]
+        shard = None
         for i, place in enumerate(places):
-            view = memoryview(data[place])[: sizes[i]]
-            shard = self._shards.get(shards[i])
+            view = memory[place * longest : place * longest + sizes[i]]
+            if shard is None or shards[i] != shards[i - 1]:
+                shard = self._shards.get(shards[i])
             got = os.preadv(shard.descriptor, [view], offsets[i])
             if got != sizes[i] or crc32(view, self._header_sum) != sums[i]:
                 what = f"{got} of {sizes[i]} bytes" if got != sizes[i] else "other bytes"

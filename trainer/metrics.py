@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.atomic import write_whole
+
+LINE_SECONDS = 30.0  # at least, between two lines off a terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +79,17 @@ class Progress:
     with Progress(...) as progress: progress.show(steps_done, loss, images_per_second, wait_share)
     """
 
-    def __init__(self, *, title: str, num_steps: int, first_step: int, terminal: bool) -> None:
+    def __init__(
+        self,
+        *,
+        title: str,
+        num_steps: int,
+        first_step: int,
+        terminal: bool,
+        line_seconds: float = LINE_SECONDS,
+    ) -> None:
         self._title, self._num_steps, self._terminal = title, num_steps, terminal
+        self._line_seconds, self._shown = line_seconds, time.monotonic()
         self._bar = tqdm(
             total=num_steps, initial=first_step, desc=title, unit="step", leave=False,
             dynamic_ncols=True, disable=not terminal,
@@ -86,7 +98,10 @@ class Progress:
 
     def due(self, step: int) -> bool:
         """True where `show` is worth the reading of the loss, which waits for the device."""
-        return step % self.every_steps == 0 and (self._terminal or step < self._num_steps)
+        if step % self.every_steps:
+            return False
+        late = time.monotonic() - self._shown >= self._line_seconds
+        return self._terminal or (late and step < self._num_steps)
 
     def show(self, step: int, loss: float, images_per_second: float, wait_share: float) -> None:
         """Tells how far the epoch is; `loss` is its mean so far."""
@@ -96,6 +111,7 @@ class Progress:
             self._bar.n = step
             self._bar.refresh()
         else:
+            self._shown = time.monotonic()
             print(f"{self._title}, step {step}/{self._num_steps}: {text}", flush=True)
 
     def __enter__(self) -> "Progress":

@@ -100,7 +100,9 @@ def test_the_line_of_an_epoch_tells_errors_speed_and_waiting() -> None:
 def test_without_a_terminal_an_epoch_shows_a_handful_of_lines(
     num_steps: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Progress(title="epoch 1/2", num_steps=num_steps, first_step=0, terminal=False) as shown:
+    with Progress(
+        title="epoch 1/2", num_steps=num_steps, first_step=0, terminal=False, line_seconds=0
+    ) as shown:
         for step in range(1, num_steps + 1):
             if shown.due(step):
                 shown.show(step, 1.0, 100.0, 0.5)
@@ -108,6 +110,11 @@ def test_without_a_terminal_an_epoch_shows_a_handful_of_lines(
     assert len(lines) <= 6
     if num_steps == 100:
         assert lines[0] == "epoch 1/2, step 25/100: loss 1.000, 100 images/s, data wait 50%"
+
+
+def test_without_a_terminal_a_short_epoch_shows_no_line_of_its_own() -> None:
+    with Progress(title="epoch 1/2", num_steps=8, first_step=0, terminal=False) as progress:
+        assert not any(progress.due(step) for step in range(1, 9))
 
 
 def test_on_a_terminal_a_bar_shows_loss_speed_and_waiting(
