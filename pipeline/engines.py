@@ -17,25 +17,25 @@ from typing import Any
 
 import cv2
 
-from pipeline.plan import ShardTask
+from pipeline.plan import PlannedShard, ShardTask
 from pipeline.prepare import Stages, make_shard
 
 POLL_SECONDS = 0.2
 Report = Callable[[int], None]  # told how many originals have been done so far
 
 
-def run_tasks(tasks: list[ShardTask], num_workers: int, report: Report) -> Stages:
+def run_tasks(shards: list[PlannedShard], num_workers: int, report: Report) -> Stages:
     """Makes all shards with `num_workers` processes; returns the seconds spent per stage.
 
     report: called a few times a second in this thread with the number of originals done so far.
     The first error (OSError, or a worker that died) stops the rest; finished shards stay.
     """
-    if num_workers == 1 or len(tasks) < 2:
-        return _run_here(tasks, report)
-    return _run_in_processes(tasks, min(num_workers, len(tasks)), report)
+    if num_workers == 1 or len(shards) < 2:
+        return _run_here(shards, report)
+    return _run_in_processes(shards, min(num_workers, len(shards)), report)
 
 
-def _run_here(tasks: list[ShardTask], report: Report) -> Stages:
+def _run_here(shards: list[PlannedShard], report: Report) -> Stages:
     cv2.setNumThreads(1)  # a worker is one thread, here as in a pool
     stages: Stages = Counter()
     done, reported = 0, 0.0
@@ -47,8 +47,8 @@ def _run_here(tasks: list[ShardTask], report: Report) -> Stages:
             reported = time.monotonic()
             report(done)
 
-    for task in tasks:
-        stages.update(make_shard(task, advance))
+    for shard in shards:
+        stages.update(make_shard(shard.task(), advance))
         report(done)
     return stages
 
@@ -90,13 +90,13 @@ def _make_in_worker(task: ShardTask) -> Stages:
     return make_shard(task, _advance)
 
 
-def _run_in_processes(tasks: list[ShardTask], num_workers: int, report: Report) -> Stages:
+def _run_in_processes(shards: list[PlannedShard], num_workers: int, report: Report) -> Stages:
     # "spawn": no thread of this process is inherited half-alive, on every system alike.
     context = multiprocessing.get_context("spawn")
     done: Any = context.Value("q", 0)
     stop = context.Event()
     stages: Stages = Counter()
-    waiting = iter(tasks)
+    waiting = (shard.task() for shard in shards)  # names go along only now
     pool = ProcessPoolExecutor(num_workers, context, _start_worker, (done, stop))
     try:
         running: set[Future[Stages]] = set()

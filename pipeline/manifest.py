@@ -159,8 +159,8 @@ def write_dataset(dataset: Dataset) -> None:
     write_whole(dataset.folder / DATASET_NAME, _json(text))
 
 
-def open_dataset(folder: Path) -> Dataset:
-    """The data set in a shard folder, every shard of the right size.
+def open_dataset(folder: Path, *, check_sizes: bool = True) -> Dataset:
+    """The data set in a shard folder, every shard of the right size (unless that is left out).
 
     ValueError naming the file, what was found and the next command: no shards, preparation not
     finished, a shard missing or cut off, dataset.json damaged or of another format version.
@@ -196,7 +196,7 @@ def open_dataset(folder: Path) -> Dataset:
             f"{path} is damaged ({type(error).__name__}: {error}); prepare again: finished shards "
             "are kept, dataset.json is written anew"
         ) from error
-    for split in splits.values():
+    for split in splits.values() if check_sizes else ():
         _check_sizes(folder, split)
     return dataset
 

@@ -1,17 +1,17 @@
 """Which image goes to which shard: a pure function of the source's listing and the settings."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from pipeline.images import ImageFormat
 from pipeline.manifest import canonical_hash, read_receipt
 from pipeline.shards import shard_stem
-from pipeline.sources import Source
+from pipeline.originals import Ids, Listing, Source
 
 PLAN_VERSION = 1
 PLAN_TAG = 0x706C616E  # "plan": keeps this stream of random numbers apart from every other
@@ -24,6 +24,7 @@ class Settings:
     image_format: ImageFormat = field(default_factory=ImageFormat)
     images_per_shard: int = 1000
     shuffle_seed: int = 0
+    val_fraction: float | None = None  # of train, set apart as val
 
     def __post_init__(self) -> None:
         if self.images_per_shard < 1:
@@ -31,12 +32,28 @@ class Settings:
         if not 0 <= self.shuffle_seed < 2**64:
             raise ValueError(f"shuffle seed must be within 0..2**64-1, not {self.shuffle_seed}")
 
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """The settings that `as_dict` gave, by this program's codecs."""
+        image_format = ImageFormat(
+            encoding=settings["encoding"],
+            quality=settings.get("jpeg", {}).get("quality", ImageFormat.quality),
+            ignore_orientation=settings["orientation"] == "ignored",
+        )
+        return cls(
+            image_format=image_format,
+            images_per_shard=settings["images_per_shard"],
+            shuffle_seed=settings["shuffle_seed"],
+            val_fraction=settings["val_fraction"],
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, as dataset.json and the receipts hold it."""
         return {
             **self.image_format.settings(),
             "images_per_shard": self.images_per_shard,
             "shuffle_seed": self.shuffle_seed,
+            "val_fraction": self.val_fraction,
             "plan_version": PLAN_VERSION,
         }
 
@@ -45,13 +62,11 @@ class Settings:
 class ShardTask:
     """All that is needed to make one shard, wherever it runs."""
 
-    root: Path
     out: Path
     split: str
     number: int
-    ids: tuple[int, ...]
-    names: tuple[bytes, ...]
-    labels: tuple[int, ...]
+    ids: Ids
+    originals: Listing  # those of the ids, in their order
     settings: Settings
 
     @property
@@ -63,55 +78,74 @@ class ShardTask:
     def plan_hash(self) -> str:
         """SHA-256 over ids, labels and names: another listing gives another hash."""
         digest = hashlib.sha256()
-        for sample_id, label, name in zip(self.ids, self.labels, self.names, strict=True):
+        labels = self.originals.labels.tolist()
+        for sample_id, label, name in zip(
+            self.ids.tolist(), labels, self.originals.names, strict=True
+        ):
             digest.update(b"%d %d %d " % (sample_id, label, len(name)) + name)
         return digest.hexdigest()
 
 
-def plan(source: Source, out: Path, settings: Settings) -> Iterator[ShardTask]:
+@dataclass(frozen=True, kw_only=True)
+class PlannedShard:
+    """A shard of the plan, without its originals' names: millions of these fit into memory."""
+
+    source: Source
+    out: Path
+    split: str
+    number: int
+    ids: Ids
+    settings: Settings
+
+    def task(self) -> ShardTask:
+        """All that is needed to make it."""
+        return ShardTask(
+            out=self.out,
+            split=self.split,
+            number=self.number,
+            ids=self.ids,
+            originals=self.source.splits[self.split].take(self.ids),
+            settings=self.settings,
+        )
+
+
+def plan(source: Source, out: Path, settings: Settings) -> Iterator[PlannedShard]:
     """The shards to make: per split, a permutation of the sample ids cut into equal runs."""
     for place, (split, listing) in enumerate(source.splits.items()):
-        num_found = len(listing.names)
+        num_found = len(listing)
         if num_found == 0:
             continue
         key = np.array([settings.shuffle_seed, PLAN_TAG], np.uint64)  # a list becomes float64
         generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, place]))
         num_shards = -(-num_found // settings.images_per_shard)
         for number, run in enumerate(np.array_split(generator.permutation(num_found), num_shards)):
-            ids = tuple(int(i) for i in run)
-            yield ShardTask(
-                root=source.root,
-                out=out,
-                split=split,
-                number=number,
-                ids=ids,
-                names=tuple(listing.names[i] for i in ids),
-                labels=tuple(listing.labels[i] for i in ids),
-                settings=settings,
+            yield PlannedShard(
+                source=source, out=out, split=split, number=number, ids=run, settings=settings
             )
 
 
-def is_finished(task: ShardTask) -> bool:
-    """Whether the shard of this task is there with a valid receipt.
+def is_finished(shard: PlannedShard) -> bool:
+    """Whether this shard is there with a valid receipt.
 
     ValueError where its receipt was written with other settings or for other originals: shards of
     different making are never mixed.
     """
-    receipt = read_receipt(task.out, task.split, task.number)
+    receipt = read_receipt(shard.out, shard.split, shard.number)
     if receipt is None:
         return False
-    settings = task.settings.as_dict()
+    settings = shard.settings.as_dict()
     if receipt.settings_hash != canonical_hash(settings):
-        _refuse(task, f"with other settings ({_difference(receipt.settings, settings)})")
-    if receipt.plan_hash != task.plan_hash:
-        _refuse(task, f"from other originals (files added, removed or renamed in {task.root}?)")
+        _refuse(shard, f"with other settings ({_difference(receipt.settings, settings)})")
+    if receipt.plan_hash != shard.task().plan_hash:
+        root = shard.source.root
+        _refuse(shard, f"from other originals (files added, removed or renamed in {root}?)")
     return True
 
 
-def _refuse(task: ShardTask, how: str) -> None:
+def _refuse(shard: PlannedShard, how: str) -> None:
     raise ValueError(
-        f"{task.out / task.stem}.tar was made {how}; give another --out, or --fresh to remove the "
-        "shards there and start over"
+        f"{shard.out / shard_stem(shard.split, shard.number)}.tar was made {how}; give another "
+        "--out, or --fresh to remove the shards there and start over"
     )
 
 

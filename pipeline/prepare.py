@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from pipeline.manifest import (
     write_receipt,
 )
 from pipeline.moments import Sums
-from pipeline.plan import Settings, ShardTask, is_finished, plan
+from pipeline.originals import FilePlaces, Listing, Source
+from pipeline.plan import PlannedShard, Settings, ShardTask, is_finished, plan
 from pipeline.shards import (
     COMPONENTS,
     ShardWriter,
@@ -46,10 +48,14 @@ from pipeline.shards import (
     write_index,
     write_sums,
 )
-from pipeline.sources import Source, read_original
 
 Stages = Counter[str]  # seconds per stage: read, decode, resize, encode, verify, sums, write
-Engine = Callable[[list[ShardTask]], Stages]  # makes the shards of tasks, see engines.py
+Engine = Callable[[list[PlannedShard]], Stages]  # makes the shards of tasks, see engines.py
+NUM_CHECKS = 16  # receipts looked at together: an object store answers each in tens of ms
+# What is wrong with one file alone; any other OSError (a disk, a network) ends the preparation.
+ONE_FILE_ERRORS = {
+    errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENOENT,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +75,38 @@ def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Ou
     split can be prepared; OSError where the disk fails. Either way finished shards stay.
     """
     out.mkdir(parents=True, exist_ok=True)
-    tasks = list(plan(source, out, settings))
-    _refuse_strangers(out, tasks)
-    missing = [task for task in tasks if not is_finished(task)]
+    shards = list(plan(source, out, settings))
+    _refuse_strangers(out, shards)
+    with ThreadPoolExecutor(NUM_CHECKS) as pool:
+        finished = list(pool.map(is_finished, shards))
+    missing = [shard for shard, there in zip(shards, finished, strict=True) if not there]
     if missing:
         (out / DATASET_NAME).unlink(missing_ok=True)  # no data set until it is whole again
     stages = engine(missing)
     return Outcome(
-        dataset=finish(source, out, settings, tasks),
+        dataset=finish(source, out, settings, shards),
         num_made=len(missing),
-        num_kept=len(tasks) - len(missing),
+        num_kept=len(shards) - len(missing),
         stages=stages,
     )
+
+
+def repair(
+    source: Source, dataset: Dataset, damaged: list[tuple[str, int]], engine: Engine
+) -> Dataset:
+    """Makes the `damaged` shards (split, number) of a data set anew, byte for byte.
+
+    ValueError where the source, or a codec's version, is not that which the shards were made with:
+    then dataset.json's SHA-256 could not be met, and nothing is touched.
+    """
+    settings = Settings.from_dict(dataset.settings)
+    shards = list(plan(source, dataset.folder, settings))
+    _refuse_strangers(dataset.folder, shards)
+    for shard in shards:
+        is_finished(shard)  # refuses other settings and other originals
+    wanted = set(damaged)
+    engine([shard for shard in shards if (shard.split, shard.number) in wanted])
+    return finish(source, dataset.folder, settings, shards)
 
 
 def make_shard(task: ShardTask, advance: Callable[[], None]) -> Stages:
@@ -94,8 +120,9 @@ def make_shard(task: ShardTask, advance: Callable[[], None]) -> Stages:
     tar_path = task.out / f"{task.stem}.tar"
     component = COMPONENTS[task.settings.image_format.encoding]
     with ShardWriter(tar_path, task.number, component) as writer:
-        for sample_id, name, label in zip(task.ids, task.names, task.labels, strict=True):
-            encoded = maker.make(sample_id, name)
+        labels = task.originals.labels.tolist()
+        for position, (sample_id, label) in enumerate(zip(task.ids.tolist(), labels, strict=True)):
+            encoded = maker.make(position)
             if encoded is not None:
                 writer.add(sample_id, label, encoded)
             maker.lap("write")
@@ -108,9 +135,9 @@ def make_shard(task: ShardTask, advance: Callable[[], None]) -> Stages:
     return maker.stages
 
 
-def _refuse_strangers(out: Path, tasks: list[ShardTask]) -> None:
+def _refuse_strangers(out: Path, shards: list[PlannedShard]) -> None:
     """ValueError where the folder has finished shards that this plan does not have."""
-    planned = {f"{task.stem}.receipt.json" for task in tasks}
+    planned = {receipt_path(out, shard.split, shard.number).name for shard in shards}
     strangers = sorted(path.name for path in out.glob("*.receipt.json"))
     strangers = [name for name in strangers if name not in planned]
     if strangers:
@@ -121,21 +148,23 @@ def _refuse_strangers(out: Path, tasks: list[ShardTask]) -> None:
         )
 
 
-def finish(source: Source, out: Path, settings: Settings, tasks: list[ShardTask]) -> Dataset:
+def finish(
+    source: Source, out: Path, settings: Settings, planned: list[PlannedShard]
+) -> Dataset:
     """Writes indices, quarantine.jsonl and, last, dataset.json, from the receipts of all shards.
 
     ValueError where not one file of a split could be prepared.
     """
     splits: dict[str, Split] = {}
     quarantined: list[dict[str, Any]] = []
-    for name in dict.fromkeys(task.split for task in tasks):
-        numbers = [task.number for task in tasks if task.split == name]
+    for name in dict.fromkeys(shard.split for shard in planned):
+        numbers = [shard.number for shard in planned if shard.split == name]
         receipts = [_receipt_of(out, name, number) for number in numbers]
         entries = sorted((e for r in receipts for e in r.quarantined), key=lambda e: int(e["id"]))
         rows = np.concatenate([read_rows(out, name, number) for number in numbers])
         if len(rows) == 0:
             raise ValueError(
-                f"none of the {len(entries)} files of {source.root / name} could be prepared; the "
+                f"none of the {len(entries)} originals of {name} could be prepared; the "
                 f"first, {entries[0]['source']}: {entries[0]['reason']}"
             )
         shards = tuple(
@@ -144,7 +173,7 @@ def finish(source: Source, out: Path, settings: Settings, tasks: list[ShardTask]
         )
         splits[name] = Split(
             shards=shards,
-            found=len(source.splits[name].names),
+            found=len(source.splits[name]),
             written=len(rows),
             quarantined=len(entries),
             enlarged=sum(r.enlarged for r in receipts),
@@ -179,19 +208,20 @@ class _Maker:
         self.stages[stage] += now - self._last  # type: ignore[assignment]  # typeshed: int only
         self._last = now
 
-    def make(self, sample_id: int, name: bytes) -> bytes | None:
+    def make(self, position: int) -> bytes | None:
         """The stored form of one original, decoded again and summed; None where quarantined."""
         image_format = self._task.settings.image_format
+        originals = self._task.originals
         data = b""
         try:
-            data = _read(self._task.root, name)
+            data = _read(originals, position)
             self.lap("read")
             pixels = decode(data, ignore_orientation=image_format.ignore_orientation)
         except ImageError as error:
             entry = {
-                "source": os.fsdecode(name),
+                "source": os.fsdecode(originals.names[position]),
                 "split": self._task.split,
-                "id": sample_id,
+                "id": int(self._task.ids[position]),
                 "reason": str(error),
                 "sha256": hashlib.sha256(data).hexdigest(),
             }
@@ -210,24 +240,25 @@ class _Maker:
         return encoded
 
 
-def _read(root: Path, name: bytes) -> bytes:
+def _read(originals: Listing, position: int) -> bytes:
     """An original's bytes; ImageError where that one file is at fault, OSError where more is."""
     try:
-        return read_original(root, name)
-    except (PermissionError, IsADirectoryError) as error:
-        raise ImageError(f"unreadable: {error.strerror}") from error
-    except FileNotFoundError as error:
-        path = os.path.join(os.fsencode(root), name)
-        if os.path.islink(path):
-            raise ImageError("unreadable: broken symbolic link") from error
-        raise OSError(
-            f"{os.fsdecode(path)} was listed and is gone: the source changed or was unmounted; "
-            "start again when it is whole, finished shards are kept"
-        ) from error
+        return originals.places.read(position)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ImageError(f"unreadable: {error.strerror}") from error
+        if isinstance(error, FileNotFoundError) and not _is_link(originals, position):
+            raise OSError(
+                f"{os.fsdecode(error.filename)} was listed and is gone: the source changed or was "
+                "unmounted; start again when it is whole, finished shards are kept"
+            ) from error
+        if error.errno in ONE_FILE_ERRORS:
+            what = "broken symbolic link" if error.errno == errno.ENOENT else error.strerror
+            raise ImageError(f"unreadable: {what}") from error
         raise
+
+
+def _is_link(originals: Listing, position: int) -> bool:
+    places = originals.places
+    return isinstance(places, FilePlaces) and os.path.islink(places.path(position))
 
 
 def _receipt(task: ShardTask, maker: _Maker, written: Written) -> Receipt:

@@ -69,7 +69,6 @@ class ShardWriter:
         self._hash = hashlib.sha256()
         self._offset = 0
         self._rows: list[tuple[int, int, int, int, int, int]] = []
-        self._index_lines: list[str] = []
         self._file: BinaryIO | None = None
         self.written: Written | None = None
 
@@ -85,12 +84,12 @@ class ShardWriter:
     ) -> None:
         if error is None:
             self._write(bytes(2 * BLOCK_BYTES))  # the end of a tar file
-            lines = [f"v1.2 {len(self._rows)}", *self._index_lines]
+            rows = np.array(self._rows, INDEX_DTYPE)
             self.written = Written(
                 num_bytes=self._offset,
                 sha256=self._hash.hexdigest(),
-                rows=np.array(self._rows, INDEX_DTYPE),
-                dali_index="".join(line + "\n" for line in lines).encode(),
+                rows=rows,
+                dali_index=dali_index_text(rows, self._component),
             )
         self._whole.__exit__(kind, error, trace)
 
@@ -98,15 +97,9 @@ class ShardWriter:
         """Appends a sample: its encoded image, then its label as decimal text."""
         key = f"{sample_id:0{NUM_KEY_DIGITS}d}"
         text = str(label).encode()
-        image_offset = self._add_file(f"{key}.{self._component}", encoded)
-        label_offset = self._add_file(f"{key}.cls", text)
-        self._rows.append(
-            (self._number, image_offset, len(encoded), label, sample_id, crc32(encoded))
-        )
-        self._index_lines.append(
-            f"{self._component} {image_offset} {len(encoded)} {key}.{self._component} "
-            f"cls {label_offset} {len(text)} {key}.cls"
-        )
+        offset = self._add_file(f"{key}.{self._component}", encoded)
+        self._add_file(f"{key}.cls", text)
+        self._rows.append((self._number, offset, len(encoded), label, sample_id, crc32(encoded)))
 
     def _add_file(self, name: str, data: bytes) -> int:
         """Appends one file of the tar; returns the offset of its first byte."""
@@ -123,6 +116,22 @@ class ShardWriter:
         self._file.write(data)
         self._hash.update(data)
         self._offset += len(data)
+
+
+def dali_index_text(rows: Index, component: str) -> bytes:
+    """The index of a shard as DALI's webdataset reader wants it, version 1.2.
+
+    A line per sample: kind, offset, size and name of the image, then of the label behind it.
+    """
+    lines = [f"v1.2 {len(rows)}"]
+    for offset, size, label, sample_id in rows[["offset", "size", "label", "id"]].tolist():
+        key = f"{sample_id:0{NUM_KEY_DIGITS}d}"
+        label_offset = offset + size + -size % BLOCK_BYTES + BLOCK_BYTES
+        lines.append(
+            f"{component} {offset} {size} {key}.{component} "
+            f"cls {label_offset} {len(str(label))} {key}.cls"
+        )
+    return "".join(line + "\n" for line in lines).encode()
 
 
 def dali_index_path(folder: Path, split: str, number: int) -> Path:
@@ -159,7 +168,7 @@ def _arrays(path: Path) -> Iterator[Any]:
     """An opened .npz file; ValueError where it is damaged (zipfile's errors are none)."""
     try:
         # NumPy alone would leave the file open where it is no archive.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
     except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -1,119 +1,88 @@
-"""Where originals come from: image folders, listed in an order that nothing else can change."""
+"""Where originals come from: recognises what a path holds and lists it."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-SPLITS = ("train", "val")
-IGNORED_NAMES = (b"thumbs.db", b"desktop.ini")  # and every name that begins with a dot
+from pipeline.archives import Member, class_listing, class_names, class_of, members, nested_members
+from pipeline.folders import SPLITS, open_folders, open_tree, split_off
+from pipeline.ilsvrc import CHALLENGES, KAGGLE_IMAGES, open_challenge, open_kaggle
+from pipeline.originals import Source
+from pipeline.parquet import open_parquet
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The originals of a split; an original's position here is its sample id.
+def open_source(root: Path, format: str = "auto", val_fraction: float | None = None) -> Source:
+    """Lists the originals that `root` holds, in the form `format` (one of FORMATS) or any.
 
-    names: relative POSIX paths as the file system has them (bytes), sorted bytewise.
-    labels: position of each original's class in `Source.classes`. ignored: files passed over
-    because they are a file manager's litter.
+    val_fraction: the share of each class of train to set apart as val, where there is none.
+    ValueError where there is nothing that can be prepared, naming what was found.
     """
-
-    names: Sequence[bytes]
-    labels: Sequence[int]
-    ignored: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A folder of originals: train/<class>/… and, where there is one, val/<class>/…"""
-
-    root: Path
-    classes: tuple[str, ...]
-    splits: Mapping[str, Listing]
+    if not root.exists():
+        raise ValueError(f"there is no {root}; expected a folder of images or ImageNet's archives")
+    if format == "auto":
+        format = _recognise(root)
+    source = FORMATS[format](root)
+    return source if val_fraction is None else split_off(source, val_fraction)
 
 
-def open_source(root: Path) -> Source:
-    """Lists the image folders under `root`; classes are the sorted names of train's folders.
-
-    ValueError where there are none, where train has no file, or where val has a class that train
-    lacks.
-    """
-    if not root.is_dir():
-        raise ValueError(f"there is no folder {root}; expected train/<class>/* (and val/) in it")
-    if not (root / "train").is_dir():
-        inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
-        raise ValueError(
-            f"{root} has no train/ folder; expected train/<class>/* and val/<class>/*, found: "
-            f"{inside}"
-        )
-    folders = {name: _class_folders(root, name) for name in SPLITS if (root / name).is_dir()}
-    files = {
-        split: {folder: _files(root, split, folder) for folder in names}
-        for split, names in folders.items()
-    }
-    classes = sorted(folder for folder, found in files["train"].items() if found.names)
+def open_class_tars(root: Path) -> Source:
+    """Fall 2011, ImageNet-21k: a tar of class tars, or a folder of class tars; all of it train."""
+    found: list[tuple[bytes, list[Member]]]
+    if root.is_dir():
+        paths = sorted(path for path in root.glob("*.tar") if not path.name.startswith("."))
+        found = [(class_of(os.fsencode(path.name)), members(path)) for path in paths]
+    else:
+        found = list(nested_members(root))
+    classes = class_names(found)
     if not classes:
-        raise ValueError(f"{root}/train has no files in class folders; expected train/<class>/*")
-    for split, found in files.items():
-        used = (name for name, inside in found.items() if inside.names)
-        extra = sorted(name for name in used if name not in classes)
-        if extra:
-            shown = ", ".join(os.fsdecode(name) for name in extra[:5])
-            raise ValueError(
-                f"{root}/{split} has {len(extra)} classes that train has no images of: {shown}; "
-                f"add them to train or take them out of {split}"
-            )
-    return Source(
-        root=root,
-        classes=tuple(os.fsdecode(name) for name in classes),
-        splits={split: _listing(classes, found) for split, found in files.items()},
-    )
+        raise ValueError(f"{root} holds no class archives with images (n*.tar)")
+    names = tuple(os.fsdecode(name) for name in classes)
+    splits = {"train": class_listing("train", found, classes)}
+    return Source(root=root, format="class-tars", classes=names, splits=splits)
 
 
-def read_original(root: Path, name: bytes) -> bytes:
-    """The bytes of an original; OSError as the file system raises it."""
-    with open(os.path.join(os.fsencode(root), name), "rb") as file:
-        return file.read()
+FORMATS: dict[str, Callable[[Path], Source]] = {
+    "folders": open_folders,
+    "tree": open_tree,
+    "ilsvrc2012": lambda root: open_challenge(_folder(root), CHALLENGES[0]),
+    "ilsvrc2010": lambda root: open_challenge(_folder(root), CHALLENGES[1]),
+    "kaggle": open_kaggle,
+    "parquet": open_parquet,
+    "class-tars": open_class_tars,
+}
 
 
-@dataclass(frozen=True)
-class _Found:
-    names: list[bytes]
-    ignored: int
+def _folder(root: Path) -> Path:
+    """The folder of an archive, where the archive itself was named."""
+    return root if root.is_dir() else root.parent
 
 
-def _class_folders(root: Path, split: str) -> list[bytes]:
-    with os.scandir(os.fsencode(root / split)) as entries:
-        return [entry.name for entry in entries if entry.is_dir() and entry.name[:1] != b"."]
-
-
-def _files(root: Path, split: str, folder: bytes) -> _Found:
-    """All files below a class folder, as sorted paths relative to the root."""
-    base = os.fsencode(root)
-    names: list[bytes] = []
-    ignored = 0
-    for parent, _, files in os.walk(os.path.join(base, split.encode(), folder), onerror=_raise):
-        for name in files:
-            if name[:1] == b"." or name.lower() in IGNORED_NAMES:
-                ignored += 1
-            else:
-                names.append(parent[len(base) + 1 :] + b"/" + name)
-    return _Found(sorted(names), ignored)
-
-
-def _raise(error: OSError) -> None:
-    name = os.fsdecode(error.filename)
-    raise ValueError(f"{name} cannot be listed: {error.strerror}") from error
-
-
-def _listing(classes: list[bytes], found: Mapping[bytes, _Found]) -> Listing:
-    label_of = {name: label for label, name in enumerate(classes)}
-    # A sort of the whole paths: "a/" and "a-b/" sort otherwise than the names "a" and "a-b" do.
-    pairs = sorted(
-        (name, label_of[folder]) for folder, inside in found.items() for name in inside.names
-    )
-    return Listing(
-        names=[name for name, _ in pairs],
-        labels=[label for _, label in pairs],
-        ignored=sum(inside.ignored for inside in found.values()),
+def _recognise(root: Path) -> str:
+    """The form of what is at `root`; ValueError where it is none of FORMATS."""
+    for challenge in CHALLENGES:
+        if root.name == challenge.train or (root / challenge.train).is_file():
+            return f"ilsvrc{challenge.year}"
+        for archive in challenge.held_out.values():
+            if (root / archive).is_file():
+                raise ValueError(f"{root} has {archive} and no {challenge.train}: put it there")
+    if root.is_file():
+        if root.suffix == ".tar":
+            return "class-tars"
+        raise ValueError(f"{root} is a file; expected a folder of images or a .tar of class tars")
+    if (root / KAGGLE_IMAGES / "train").is_dir():
+        return "kaggle"
+    if (root / "train").is_dir():
+        return "folders"
+    if any(next(folder.glob("*.parquet"), None) for folder in (root, root / "data")):
+        return "parquet"
+    if next(root.glob("*.tar"), None) is not None:
+        return "class-tars"
+    folders = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
+    if len(folders) > 1 and not folders & set(SPLITS):  # one folder: a level too high, more likely
+        return "tree"
+    inside = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
+    raise ValueError(
+        f"{root} holds no images that can be prepared; expected train/<class>/* and "
+        f"val/<class>/*, two <class>/* or more, ImageNet's archives, Kaggle's ILSVRC/, or parquet "
+        f"files; found: {inside}"
     )

@@ -7,7 +7,7 @@ import click
 
 from pipeline.manifest import QUARANTINE_NAME
 from pipeline.prepare import Outcome
-from pipeline.sources import Source
+from pipeline.originals import Source
 
 
 def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from pipeline.locations import Location
 from pipeline.manifest import open_dataset
 from pipeline.moments import MEAN_NAME, PCA_NAME, Statistics, statistics, write_statistics
 from pipeline.totals import decode_sums, merge_sums
@@ -19,7 +20,7 @@ ALPHA_STD = 0.1  # the paper, section 4.1
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("shards", default="shards", type=click.Path(path_type=Path))
+@click.argument("shards", default="shards", type=Location())
 @click.option("--recompute", is_flag=True, help="Decode every image again; same result, slower.")
 @clear_errors
 def main(shards: Path, recompute: bool) -> None:

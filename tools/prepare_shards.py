@@ -1,34 +1,38 @@
 #!/usr/bin/env python3
-"""Turns a folder of photographs into verified 256-px shards.
+"""Turns a folder of photographs, or ImageNet's archives, into verified 256-px shards.
 
     tools/prepare_shards.py /path/to/imagenet --out shards
 """
 
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipeline.cores import available_cores
-from pipeline.engines import run_tasks
-from pipeline.images import ImageFormat
-from pipeline.manifest import remove_dataset
-from pipeline.plan import Settings
-from pipeline.prepare import prepare
-from pipeline.sources import open_source
-from tools.account import print_account
+from pipeline.locations import Location
 from pipeline.messages import clear_errors
-from tools.progress import Progress
+from pipeline.sources import FORMATS
+from tools.preparation import ENGINES, Preparation
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", default="shards", type=click.Path(path_type=Path), help="Shard folder.")
-@click.option("--workers", default=available_cores(), help="Processes, at least 1.")
-@click.option("--images-per-shard", default=1000, help="Images, at most, in one shard.")
-@click.option("--quality", default=90, help="JPEG quality, 1 to 100.")
-@click.option("--shuffle-seed", default=0, help="Decides which image goes to which shard.")
+@click.option("--out", default="shards", type=Location(), help="Shard folder, or s3://… URL.")
+@click.option(
+    "--workers", default=available_cores(), type=click.IntRange(min=1), help="Processes."
+)
+@click.option(
+    "--images-per-shard", default=1000, type=click.IntRange(min=1), help="Images, at most."
+)
+@click.option("--quality", default=90, type=click.IntRange(1, 100), help="Of the JPEGs.")
+@click.option(
+    "--shuffle-seed",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Decides which image goes to which shard.",
+)
 @click.option(
     "--encoding",
     default="jpeg",
@@ -36,41 +40,22 @@ from tools.progress import Progress
     help="raw: decoded pixels, 197 kB per image; loads faster where the disk keeps up.",
 )
 @click.option("--ignore-orientation", is_flag=True, help="Leave EXIF-rotated images as stored.")
+@click.option("--format", default="auto", type=click.Choice(["auto", *FORMATS]), help="Of SOURCE.")
+@click.option("--val-fraction", type=float, help="Share of each class to set apart as val.")
+@click.option("--engine", default="local", type=click.Choice(ENGINES), help="Where tasks run.")
+@click.option("--ray-address", help="Of the Ray cluster.  [default: Ray on this machine]")
 @click.option("--fresh", is_flag=True, help="Remove the shards in the folder, start over.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if anything was quarantined.")
 @clear_errors
-def main(
-    source: Path, out: Path, workers: int, images_per_shard: int, quality: int, shuffle_seed: int,
-    encoding: str, ignore_orientation: bool, fresh: bool, strict: bool,
-) -> None:  # fmt: skip
-    """Prepares SOURCE (train/<class>/* and val/<class>/*); a second start goes on where it ended.
+def main(strict: bool, **options: Any) -> None:
+    """Prepares SOURCE; a second start goes on where the first ended.
 
-    Every image found is either written, decoded again and summed, or listed in quarantine.jsonl.
+    SOURCE is train/<class>/* with val/<class>/*, one tree <class>/*, ILSVRC's or class archives,
+    Kaggle's tree, or parquet files; it is recognised. Every image found is either written, decoded
+    again and summed, or listed in quarantine.jsonl.
     """
-    if workers < 1:
-        raise click.UsageError(f"--workers must be at least 1, not {workers}")
-    image_format = ImageFormat(
-        encoding=encoding, quality=quality, ignore_orientation=ignore_orientation
-    )
-    settings = Settings(
-        image_format=image_format, images_per_shard=images_per_shard, shuffle_seed=shuffle_seed
-    )
-    start = time.monotonic()
-    found = open_source(source)
-    if fresh:
-        click.echo(f"--fresh: removed {remove_dataset(out)} files of earlier shards from {out}")
-    outcome = prepare(
-        found,
-        out,
-        settings,
-        lambda tasks: run_tasks(
-            tasks,
-            workers,
-            Progress("prepare", total=sum(len(task.ids) for task in tasks), unit="image").show,
-        ),
-    )
-    print_account(outcome, found, seconds=time.monotonic() - start)
-    if strict and any(split.quarantined for split in outcome.dataset.splits.values()):
+    dataset = Preparation(**options).run()
+    if strict and any(split.quarantined for split in dataset.splits.values()):
         sys.exit(3)
 
 

@@ -74,7 +74,8 @@ def test_a_killed_worker_ends_the_run_with_advice_and_loses_nothing(
 def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", train_per_class=4, val_per_class=1)
     tasks = list(plan(open_source(source), tmp_path, Settings(images_per_shard=3)))
-    os.unlink(os.path.join(os.fsencode(source), tasks[0].names[0]))
+    first = tasks[0].task().originals.names[0]
+    os.unlink(os.path.join(os.fsencode(source), first))
     with pytest.raises(OSError, match="was listed and is gone"):
         run_tasks(tasks, 2, lambda _: None)
 

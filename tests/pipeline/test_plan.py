@@ -1,15 +1,18 @@
 """Which image goes to which shard depends on the listing and the settings, on nothing else."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.images import ImageFormat
 from pipeline.manifest import remove_dataset
-from pipeline.plan import Settings, ShardTask, is_finished, plan
-from pipeline.sources import Listing, Source, open_source
+from pipeline.originals import FilePlaces, Listing, Names, Source
+from pipeline.plan import PlannedShard, Settings, ShardTask, is_finished, plan
+from pipeline.sources import open_source
 from tests.conftest import IMAGES_PER_SHARD
 
 # Of 12 samples with shuffle seed 7, at most 5 to a shard. NumPy may change its streams one day;
@@ -20,26 +23,38 @@ GOLDEN = {
 }
 
 
+def listing_of(names: Iterable[bytes], labels: Sequence[int]) -> Listing:
+    packed = Names.pack(names)
+    places = FilePlaces(Path("nowhere"), packed)
+    return Listing(names=packed, labels=np.array(labels, np.int32), places=places)
+
+
 def made_up(num_train: int, num_val: int = 0) -> Source:
     def listing(split: str, count: int) -> Listing:
         names = [f"{split}/a/{i:06d}.jpg".encode() for i in range(count)]
-        return Listing(names=names, labels=[i % 3 for i in range(count)], ignored=0)
+        return listing_of(names, [i % 3 for i in range(count)])
 
     return Source(
         root=Path("nowhere"),
+        format="folders",
         classes=("a", "b", "c"),
         splits={"train": listing("train", num_train), "val": listing("val", num_val)},
     )
 
 
 def planned(source: Source, **settings: Any) -> list[ShardTask]:
+    return [shard.task() for shard in shards_of(source, **settings)]
+
+
+def shards_of(source: Source, **settings: Any) -> list[PlannedShard]:
     return list(plan(source, Path("out"), Settings(**settings)))
 
 
 def test_the_permutation_is_the_one_of_version_one() -> None:
     tasks = planned(made_up(12, 12), images_per_shard=5, shuffle_seed=7)
     found = {
-        split: [task.ids for task in tasks if task.split == split] for split in ("train", "val")
+        split: [tuple(task.ids.tolist()) for task in tasks if task.split == split]
+        for split in ("train", "val")
     }
     assert found == GOLDEN
 
@@ -61,16 +76,22 @@ def test_names_and_labels_follow_their_ids() -> None:
     source = made_up(50)
     listing = source.splits["train"]
     for task in planned(source, images_per_shard=7):
-        assert list(task.names) == [listing.names[i] for i in task.ids]
-        assert list(task.labels) == [listing.labels[i] for i in task.ids]
+        assert list(task.originals.names) == [listing.names[i] for i in task.ids]
+        assert task.originals.labels.tolist() == [listing.labels[i] for i in task.ids]
         assert task.stem == f"train-{task.number:06d}"
 
 
 def test_the_seed_and_the_split_decide_the_permutation() -> None:
     seeds = (0, 1, 2**64 - 2, 2**64 - 1)
-    tasks = [task for seed in seeds for task in planned(made_up(40, 40), shuffle_seed=seed)]
-    assert tasks[:2] == planned(made_up(40, 40), shuffle_seed=0)
-    assert len({task.ids for task in tasks}) == 8
+    source = made_up(40, 40)
+    found = [
+        (shard.split, tuple(shard.ids.tolist()))
+        for seed in seeds
+        for shard in shards_of(source, shuffle_seed=seed)
+    ]
+    again = shards_of(made_up(40, 40), shuffle_seed=0)
+    assert found[:2] == [(shard.split, tuple(shard.ids.tolist())) for shard in again]
+    assert len({ids for _, ids in found}) == 8
 
 
 def test_a_split_without_files_has_no_shards() -> None:
@@ -79,7 +100,8 @@ def test_a_split_without_files_has_no_shards() -> None:
 
 def task_of(names: tuple[bytes, ...], ids: tuple[int, ...], labels: tuple[int, ...]) -> ShardTask:
     (task,) = planned(made_up(2))
-    return replace(task, names=names, ids=ids, labels=labels)
+    originals = listing_of(names, labels)
+    return replace(task, ids=np.array(ids, np.int64), originals=originals)
 
 
 def test_the_plan_hash_changes_with_names_ids_and_labels() -> None:
@@ -94,18 +116,18 @@ def test_the_plan_hash_changes_with_names_ids_and_labels() -> None:
     assert tasks[0].plan_hash == task_of((b"a", b"b"), (0, 1), (0, 0)).plan_hash
 
 
-def first_task(source: Path, out: Path, **settings: Any) -> ShardTask:
+def first_shard(source: Path, out: Path, **settings: Any) -> PlannedShard:
     chosen = Settings(**{"images_per_shard": IMAGES_PER_SHARD, **settings})
     return next(plan(open_source(source), out, chosen))
 
 
 def test_a_shard_with_its_receipt_is_finished(image_folder: Path, shard_folder: Path) -> None:
-    assert is_finished(first_task(image_folder, shard_folder))
+    assert is_finished(first_shard(image_folder, shard_folder))
 
 
 def test_a_shard_that_is_not_there_is_not_finished(image_folder: Path, shard_copy: Path) -> None:
     remove_dataset(shard_copy)
-    assert not is_finished(first_task(image_folder, shard_copy))
+    assert not is_finished(first_shard(image_folder, shard_copy))
 
 
 @pytest.mark.parametrize(
@@ -125,12 +147,16 @@ def test_other_settings_are_refused_naming_what_differs(
     image_folder: Path, shard_folder: Path, settings: dict[str, Any], difference: str
 ) -> None:
     with pytest.raises(ValueError, match=rf"train-000000.tar .*{difference}.*--out.*--fresh"):
-        is_finished(first_task(image_folder, shard_folder, **settings))
+        is_finished(first_shard(image_folder, shard_folder, **settings))
 
 
 def test_other_originals_are_refused(image_folder: Path, shard_folder: Path) -> None:
-    task = first_task(image_folder, shard_folder)
-    renamed = replace(task, names=(b"train/ant/renamed.jpg", *task.names[1:]))
+    shard = first_shard(image_folder, shard_folder)
+    listing = shard.source.splits["train"]
+    names = list(listing.names)
+    names[shard.ids[0]] = b"train/ant/renamed.jpg"
+    splits = {"train": listing_of(names, listing.labels.tolist())}
+    renamed = replace(shard, source=replace(shard.source, splits=splits))
     with pytest.raises(ValueError, match=r"from other originals .*--out.*--fresh"):
         is_finished(renamed)
 

@@ -14,10 +14,11 @@ import pytest
 from pipeline.images import ImageFormat, decode, decode_stored, encode, fit
 from pipeline.manifest import DATASET_NAME, QUARANTINE_NAME, open_dataset, read_receipt
 from pipeline.moments import MEAN_NAME, PCA_NAME
-from pipeline.plan import Settings, ShardTask, plan
+from pipeline.originals import FilePlaces
+from pipeline.plan import PlannedShard, Settings, ShardTask, plan
 from pipeline.prepare import Stages, make_shard, prepare
 from pipeline.shards import read_sums
-from pipeline.sources import open_source, read_original
+from pipeline.sources import open_source
 from tests.conftest import (
     BROKEN,
     CLASSES,
@@ -43,7 +44,7 @@ def small_source(root: Path) -> Path:
 
 
 def first_task(source: Path, out: Path) -> ShardTask:
-    return next(plan(open_source(source), out, SETTINGS))
+    return next(plan(open_source(source), out, SETTINGS)).task()
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -53,7 +54,7 @@ def test_each_sample_is_its_original_decoded_fitted_and_encoded(
     dataset = open_dataset(shard_folder)
     listing = open_source(image_folder).splits[split]
     for row in dataset.index(split):
-        original = decode(read_original(image_folder, listing.names[row["id"]]))
+        original = decode(listing.places.read(row["id"]))
         tar = (shard_folder / f"{split}-{row['shard']:06d}.tar").read_bytes()
         stored = tar[row["offset"] :][: row["size"]]
         assert stored == encode(fit(original), ImageFormat())
@@ -66,7 +67,7 @@ def test_raw_shards_hold_the_fitted_pixels_themselves(
     dataset = open_dataset(raw_shard_folder)
     listing = open_source(image_folder).splits["val"]
     for row in dataset.index("val")[:4]:
-        original = decode(read_original(image_folder, listing.names[row["id"]]))
+        original = decode(listing.places.read(row["id"]))
         tar = (raw_shard_folder / f"val-{row['shard']:06d}.tar").read_bytes()
         np.testing.assert_array_equal(
             decode_stored(tar[row["offset"] :][: row["size"]]), fit(original)
@@ -102,8 +103,9 @@ def test_the_outcome_counts_shards_stages_and_enlarged_images(
     stages = {"read", "decode", "resize", "encode", "verify", "sums", "write"}
     assert outcome.stages.keys() == stages and min(outcome.stages.values()) > 0
     listing = open_source(image_folder).splits["train"]
-    names = [name for name in listing.names if os.fsdecode(name) not in BROKEN]
-    sides = [min(decode(read_original(image_folder, name)).shape[:2]) for name in names]
+    names = [os.fsdecode(name) for name in listing.names]
+    sound = [i for i, name in enumerate(names) if name not in BROKEN]
+    sides = [min(decode(listing.places.read(i)).shape[:2]) for i in sound]
     assert outcome.dataset.split("train").enlarged == sum(side < 256 for side in sides) > 0
 
 
@@ -131,9 +133,9 @@ def test_stopped_after_any_image_and_started_again_the_bytes_are_the_same(
         if done > after:
             raise KeyboardInterrupt
 
-    def engine(tasks: list[ShardTask]) -> Stages:
-        for task in tasks:
-            make_shard(task, advance)
+    def engine(shards: list[PlannedShard]) -> Stages:
+        for shard in shards:
+            make_shard(shard.task(), advance)
         return Counter()
 
     with pytest.raises(KeyboardInterrupt):
@@ -148,7 +150,7 @@ def test_stopped_after_any_image_and_started_again_the_bytes_are_the_same(
 def test_an_unfinished_folder_says_how_to_go_on(shard_copy: Path, image_folder: Path) -> None:
     (shard_copy / "val-000001.receipt.json").unlink()
 
-    def engine(tasks: list[ShardTask]) -> Stages:
+    def engine(shards: list[PlannedShard]) -> Stages:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
@@ -236,7 +238,7 @@ def test_a_split_of_which_nothing_can_be_prepared_is_refused(tmp_path: Path) -> 
     source = small_source(tmp_path / "source")
     for name in CLASSES:
         (source / "val" / name / "00.jpg").write_text("no image")
-    expected = r"none of the 3 files of .*/val could be .*val/ant/00.jpg: not an image"
+    expected = r"none of the 3 originals of val could be .*val/ant/00.jpg: not an image"
     with pytest.raises(ValueError, match=expected):
         prepare_here(source, tmp_path / "out")
     with pytest.raises(ValueError, match="has not finished"):
@@ -283,8 +285,9 @@ def encoded_half() -> bytes:
 def test_an_original_that_vanishes_ends_the_task_and_names_it(tmp_path: Path) -> None:
     source = small_source(tmp_path / "source")
     task = first_task(source, tmp_path)
-    os.unlink(os.path.join(os.fsencode(source), task.names[3]))
-    with pytest.raises(OSError, match=rf"{task.names[3].decode()} was listed and is gone"):
+    name = task.originals.names[3]
+    os.unlink(os.path.join(os.fsencode(source), name))
+    with pytest.raises(OSError, match=rf"{name.decode()} was listed and is gone"):
         make_shard(task, lambda: None)
     assert not (tmp_path / "train-000000.tar").exists()
     assert read_receipt(tmp_path, "train", 0) is None
@@ -293,11 +296,11 @@ def test_an_original_that_vanishes_ends_the_task_and_names_it(tmp_path: Path) ->
 def test_a_failing_disk_ends_the_task_and_quarantines_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(root: Path, name: bytes) -> bytes:
+    def fail(places: FilePlaces, position: int) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
     task = first_task(small_source(tmp_path / "source"), tmp_path)
-    monkeypatch.setattr("pipeline.prepare.read_original", fail)
+    monkeypatch.setattr(FilePlaces, "read", fail)
     with pytest.raises(OSError, match="Input/output error"):
         make_shard(task, lambda: None)
     assert read_receipt(tmp_path, "train", 0) is None

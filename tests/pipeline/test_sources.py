@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.sources import open_source, read_original
+from pipeline.originals import Source
+from pipeline.sources import open_source
 
 
 def write(root: Path, *names: str | bytes) -> Path:
@@ -16,6 +17,14 @@ def write(root: Path, *names: str | bytes) -> Path:
         with open(path, "wb") as file:
             file.write(b"data of " + os.fsencode(name))
     return root
+
+
+def contents(source: Source) -> dict[str, tuple[list[bytes], list[int], int]]:
+    """What a source lists: names, labels and the count of what was passed over, by split."""
+    return {
+        split: (list(listing.names), listing.labels.tolist(), listing.ignored)
+        for split, listing in source.splits.items()
+    }
 
 
 def test_names_are_sorted_bytewise_over_whole_paths(tmp_path: Path) -> None:
@@ -65,20 +74,21 @@ def test_the_order_of_the_file_system_does_not_matter(
             pass
 
     monkeypatch.setattr(os, "scandir", Backwards)
-    assert open_source(tmp_path) == expected
+    assert contents(open_source(tmp_path)) == contents(expected)
 
 
 def test_nested_folders_belong_to_their_class(tmp_path: Path) -> None:
     source = open_source(write(tmp_path, "train/a/2019/may/1.jpg", "train/a/0.jpg"))
-    assert source.splits["train"].names == [b"train/a/0.jpg", b"train/a/2019/may/1.jpg"]
-    assert source.splits["train"].labels == [0, 0]
+    listing = source.splits["train"]
+    assert list(listing.names) == [b"train/a/0.jpg", b"train/a/2019/may/1.jpg"]
+    assert listing.labels.tolist() == [0, 0]
 
 
 def test_litter_is_ignored_and_counted(tmp_path: Path) -> None:
     litter = ["Thumbs.db", "thumbs.db", ".DS_Store", "desktop.ini", "._1.jpg"]
     write(tmp_path, "train/a/1.jpg", *(f"train/a/{name}" for name in litter))
     listing = open_source(tmp_path).splits["train"]
-    assert listing.names == [b"train/a/1.jpg"] and listing.ignored == len(litter)
+    assert list(listing.names) == [b"train/a/1.jpg"] and listing.ignored == len(litter)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +96,16 @@ def test_litter_is_ignored_and_counted(tmp_path: Path) -> None:
 )
 def test_unusual_names_are_listed_and_read(tmp_path: Path, name: bytes) -> None:
     write(tmp_path, b"train/a/" + name)
-    assert open_source(tmp_path).splits["train"].names == [b"train/a/" + name]
-    assert read_original(tmp_path, b"train/a/" + name) == b"data of train/a/" + name
+    listing = open_source(tmp_path).splits["train"]
+    assert list(listing.names) == [b"train/a/" + name]
+    assert listing.places.read(0) == b"data of train/a/" + name
 
 
 def test_broken_symbolic_links_are_listed_as_originals(tmp_path: Path) -> None:
     write(tmp_path, "train/a/1.jpg")
     (tmp_path / "train/a/2.jpg").symlink_to(tmp_path / "gone.jpg")
-    assert open_source(tmp_path).splits["train"].names == [b"train/a/1.jpg", b"train/a/2.jpg"]
+    names = list(open_source(tmp_path).splits["train"].names)
+    assert names == [b"train/a/1.jpg", b"train/a/2.jpg"]
 
 
 def test_a_class_folder_may_be_a_symbolic_link(tmp_path: Path) -> None:
@@ -118,8 +130,10 @@ def test_a_class_that_only_val_has_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), r"has no train/ folder; expected train/<class>/\* .*found: nothing"),
-        (("images/1.jpg",), r"has no train/ folder; .*found: images"),
+        ((), r"holds no images that .*; expected train/<class>/\* .*found: nothing"),
+        (("images/1.jpg",), r"holds no images that can be prepared; .*found: images"),
+        (("val/a/1.jpg", "val/b/1.jpg"), r"holds no images that can be .*found: val"),
+        (("test/a/1.jpg", "val/b/1.jpg"), r"holds no images that .*found: test, val"),
         (("train/.keep",), r"train has no files in class folders; expected train/<class>/\*"),
         (("train/1.jpg",), r"train has no files in class folders; expected train/<class>/\*"),
         (("train/a/.keep",), r"train has no files in class folders; expected train/<class>/\*"),
@@ -133,7 +147,7 @@ def test_a_folder_that_is_no_source_is_refused(
 
 
 def test_an_unknown_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no folder .*/none; expected train/<class>"):
+    with pytest.raises(ValueError, match=r"there is no .*/none; expected a folder of images"):
         open_source(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"there is no folder .*/file; expected train/<class>"):
+    with pytest.raises(ValueError, match=r".*/file is a file; expected a folder of images"):
         open_source(write(tmp_path, "file") / "file")

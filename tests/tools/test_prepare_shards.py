@@ -96,8 +96,8 @@ def test_run_as_a_file_it_ends_with_the_code_and_message_of_the_command(tmp_path
 def test_sources_that_are_none_end_with_one_message(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert_one_error(run(tmp_path, empty), str(empty), "no train/ folder", "train/<class>/*")
-    assert_one_error(run(tmp_path, "none"), "there is no folder none", "train/<class>/*")
+    assert_one_error(run(tmp_path, empty), str(empty), "holds no images", "train/<class>/*")
+    assert_one_error(run(tmp_path, "none"), "there is no none", "a folder of images")
     assert not (tmp_path / "shards").exists()
 
 
@@ -126,9 +126,9 @@ def test_an_output_that_cannot_be_written_ends_with_one_message(
         ("--workers", "0", 2),
         ("--encoding", "png", 2),
         ("--quality", "high", 2),
-        ("--quality", "0", 1),
-        ("--images-per-shard", "0", 1),
-        ("--shuffle-seed", "-1", 1),
+        ("--quality", "0", 2),
+        ("--images-per-shard", "0", 2),
+        ("--shuffle-seed", "-1", 2),
     ],
 )
 def test_impossible_options_end_before_anything_is_written(
@@ -145,6 +145,7 @@ def test_help_names_every_flag(tmp_path: Path) -> None:
     assert done.exit_code == 0
     for flag in (
         "--out", "--workers", "--images-per-shard", "--quality", "--shuffle-seed", "--encoding",
-        "--ignore-orientation", "--fresh", "--strict",
+        "--ignore-orientation", "--format", "--val-fraction", "--engine", "--ray-address",
+        "--fresh", "--strict",
     ):  # fmt: skip
         assert flag in done.stdout

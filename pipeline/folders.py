@@ -1,0 +1,161 @@
+"""Image folders as sources: <split>/<class>/… of photographs, or one tree of classes."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.originals import FilePlaces, Listing, Names, Source, litter
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files below a folder: sorted paths relative to the root, and how much litter was passed."""
+
+    names: list[bytes]
+    ignored: int
+
+
+def open_folders(root: Path) -> Source:
+    """<split>/<class>/… below `root`; classes are the sorted names of train's folders.
+
+    ValueError where train has no file, or where another split has a class that train lacks.
+    """
+    there = [split for split in SPLITS if (root / split).is_dir()]
+    files = {split: class_files(root, split) for split in there}
+    classes = sorted(name for name, found in files["train"].items() if found.names)
+    if not classes:
+        raise ValueError(f"{root}/train has no files in class folders; expected train/<class>/*")
+    for split, found in files.items():
+        used = (name for name, inside in found.items() if inside.names)
+        extra = sorted(name for name in used if name not in set(classes))
+        if extra:
+            shown = ", ".join(os.fsdecode(name) for name in extra[:5])
+            raise ValueError(
+                f"{root}/{split} has {len(extra)} classes that train has no images of: {shown}; "
+                f"add them to train or take them out of {split}"
+            )
+        if split == "val" and found.keys() == {b""} and found[b""].ignored:
+            raise ValueError(
+                f"{root}/val has {found[b''].ignored:,} files and no class folders, so their "
+                "classes are not known; sort them into val/<class>/, or name the folder that "
+                "holds Kaggle's ILSVRC/ and LOC_val_solution.csv, or move val away"
+            )
+    splits = {split: folder_listing(root, classes, found) for split, found in files.items()}
+    names = tuple(os.fsdecode(name) for name in classes)
+    return Source(root=root, format="folders", classes=names, splits=splits)
+
+
+def open_tree(root: Path) -> Source:
+    """A single tree <class>/… below `root`, all of it train (see `split_off`)."""
+    found = class_files(root, "")
+    classes = sorted(name for name, inside in found.items() if inside.names)
+    if not classes:
+        raise ValueError(f"{root} has no files in class folders; expected <class>/*")
+    names = tuple(os.fsdecode(name) for name in classes)
+    splits = {"train": folder_listing(root, classes, found)}
+    return Source(root=root, format="tree", classes=names, splits=splits)
+
+
+def split_off(source: Source, fraction: float) -> Source:
+    """The source with a val split taken from each class of train: about `fraction` of its images.
+
+    Which images: those of the smallest SHA-256 of their names within the class, so the other
+    classes, the bytes and the order of the files do not matter.
+    ValueError where there is a val split already, or where a class would lose all its images.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"--val-fraction must be over 0 and under 1, not {fraction}")
+    if "val" in source.splits:
+        raise ValueError(f"{source.root} has a val split of its own: leave --val-fraction out")
+    train = source.splits["train"]
+    keys = np.array([hashlib.sha256(name).digest() for name in train.names], "S32")
+    chosen = np.zeros(len(train), bool)
+    ids_by_class = np.split(
+        np.argsort(train.labels, kind="stable"),
+        np.bincount(train.labels, minlength=len(source.classes)).cumsum()[:-1],
+    )
+    for name, ids in zip(source.classes, ids_by_class, strict=True):
+        num_val = round(fraction * len(ids))
+        if num_val == len(ids) > 0:
+            raise ValueError(f"class {name} has {len(ids)} images: none would be left to train on")
+        chosen[ids[np.argsort(keys[ids])[:num_val]]] = True
+    if not chosen.any():
+        raise ValueError(f"--val-fraction {fraction} takes no image of any class: too small")
+    splits = {
+        "train": replace(train.take(np.flatnonzero(~chosen)), ignored=train.ignored),
+        "val": train.take(np.flatnonzero(chosen)),
+    }
+    return Source(
+        root=source.root, format=source.format, classes=source.classes, splits=splits
+    )
+
+
+def class_files(root: Path, split: str) -> dict[bytes, Found]:
+    """The files of every class folder of root/split (of root where `split` is ""), by class name.
+
+    What lies beside the class folders and belongs to none counts as litter, under the name b"".
+    """
+    names, num_strays = [], 0
+    with os.scandir(os.fsencode(root / split)) as entries:
+        for entry in entries:
+            if entry.is_dir() and entry.name[:1] != b".":
+                names.append(entry.name)
+            else:
+                num_strays += 1
+    above = os.fsencode(split)
+    found = {name: files_below(root, os.path.join(above, name)) for name in sorted(names)}
+    return found | {b"": Found([], num_strays)}
+
+
+def files_below(root: Path, folder: bytes) -> Found:
+    """All files below root/folder, links to files too; ValueError where it cannot be listed.
+
+    Links to folders are not followed (they may lead in circles): they are listed, and end in
+    quarantine.
+    """
+    base = os.fsencode(root)
+    names: list[bytes] = []
+    num_ignored = 0
+    for parent, folders, files in os.walk(os.path.join(base, folder), onerror=_raise):
+        prefix = parent[len(base) :].lstrip(b"/") + b"/"
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        for name in files + links:
+            if litter(name):
+                num_ignored += 1
+            else:
+                names.append(prefix + name)
+        num_ignored += sum(litter(name) for name in folders)
+        folders[:] = [name for name in folders if not litter(name)]
+    return Found(sorted(names), num_ignored)
+
+
+def folder_listing(
+    root: Path, classes: Sequence[bytes], found: Mapping[bytes, Found]
+) -> Listing:
+    """The listing of a split's class folders, in bytewise order of the paths.
+
+    Folders are taken in the order of their names with a slash ("a-b/" comes before "a/"), which is
+    that of the paths; so no list of all paths is ever sorted.
+    """
+    label_of = {name: label for label, name in enumerate(classes)}
+    folders = sorted((name for name in found if name in label_of), key=lambda name: name + b"/")
+    counts = [len(found[name].names) for name in folders]
+    names = Names.pack(path for name in folders for path in found[name].names)
+    labels = np.repeat(np.array([label_of[name] for name in folders], np.int32), counts)
+    return Listing(
+        names=names,
+        labels=labels,
+        places=FilePlaces(root, names),
+        ignored=sum(inside.ignored for inside in found.values()),
+    )
+
+
+def _raise(error: OSError) -> None:
+    name = os.fsdecode(error.filename)
+    raise ValueError(f"{name} cannot be listed: {error.strerror}") from error

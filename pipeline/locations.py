@@ -1,0 +1,44 @@
+"""Folders that shards are written to: on this machine, or on an object store by its URL."""
+
+from pathlib import Path
+from typing import cast
+
+import click
+
+
+def location(text: str) -> Path:
+    """The folder that `text` names: a path, or a URL that fsspec knows (s3://bucket/folder).
+
+    What comes back for a URL has pathlib's interface, by universal_pathlib. ValueError where a
+    package that the URL needs is not installed.
+    """
+    if "://" not in text:
+        return Path(text)
+    try:
+        from upath import UPath
+
+        place = UPath(text)
+        place.fs  # noqa: B018  # loads the package for this kind of URL
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"{text} cannot be opened ({error}); object stores need: pip install 'fullfeed[s3]', "
+            "other stores their fsspec package"
+        ) from error
+    return cast(Path, place)
+
+
+class Location(click.ParamType[Path]):
+    """A command-line argument that names a folder, here or on an object store."""
+
+    name = "folder"
+
+    def convert(
+        self, value: str | Path, param: click.Parameter | None, context: click.Context | None
+    ) -> Path:
+        """The folder; a usage error where it cannot be opened."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return location(value)
+        except ValueError as error:
+            self.fail(str(error), param, context)

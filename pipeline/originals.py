@@ -1,0 +1,178 @@
+"""The originals of a split: names, labels, where their bytes lie; compact for many millions."""
+
+import errno
+import functools
+import io
+import os
+import stat
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+OPEN_ARCHIVES = 128  # at a time in a process; ImageNet-21k has 21,841, systems allow 1,024
+Ids = NDArray[np.int64]
+
+
+class Names:
+    """Many byte strings in one, by position: a path takes its text plus 8 bytes."""
+
+    def __init__(self, blob: bytes, ends: NDArray[np.int64]) -> None:
+        self._blob = blob
+        self._ends = ends  # ends: (name,), offset past each name
+
+    @classmethod
+    def pack(cls, names: Iterable[bytes]) -> Self:
+        """Packs names in the order given."""
+        buffer = io.BytesIO()
+        lengths = np.fromiter((buffer.write(name) for name in names), np.int64)
+        return cls(buffer.getvalue(), np.cumsum(lengths))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, position: int) -> bytes:
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        position %= len(self)
+        start = int(self._ends[position - 1]) if position else 0
+        return self._blob[start : int(self._ends[position])]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[i] for i in range(len(self)))
+
+    def take(self, ids: Ids) -> "Names":
+        """The names at these positions."""
+        return Names.pack(self[i] for i in ids.tolist())
+
+
+class Places(Protocol):
+    """Where the bytes of originals lie, by position; cheap to send to another process."""
+
+    def take(self, ids: Ids, names: Names) -> "Places":
+        """The places at these positions; `names` are theirs."""
+
+    def read(self, position: int) -> bytes:
+        """The bytes of an original; OSError as the file system raises it."""
+
+
+@dataclass(frozen=True)
+class FilePlaces:
+    """Files below a folder, where their names say."""
+
+    root: Path
+    names: Names
+
+    def take(self, ids: Ids, names: Names) -> "FilePlaces":
+        """The places at these positions."""
+        return FilePlaces(self.root, names)
+
+    def read(self, position: int) -> bytes:
+        """The bytes of a file; OSError (EINVAL) where it is a pipe or a device."""
+        with open(self.path(position), "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return file.read()
+
+    def path(self, position: int) -> bytes:
+        """The path of a file."""
+        return os.path.join(os.fsencode(self.root), self.names[position])
+
+
+@dataclass(frozen=True)
+class SpanPlaces:
+    """Runs of bytes within archives: members of tar files, of tar files within tar files."""
+
+    archives: tuple[Path, ...]
+    archive: NDArray[np.uint16]  # (original,), position in `archives`
+    offset: NDArray[np.int64]  # (original,)
+    size: NDArray[np.int64]  # (original,)
+
+    def take(self, ids: Ids, names: Names) -> "SpanPlaces":
+        """The places at these positions."""
+        return SpanPlaces(self.archives, self.archive[ids], self.offset[ids], self.size[ids])
+
+    def read(self, position: int) -> bytes:
+        """The bytes of a member; OSError where the archive has become shorter."""
+        path = self.archives[int(self.archive[position])]
+        size = int(self.size[position])
+        data = os.pread(_opened(path).descriptor, size, int(self.offset[position]))
+        if len(data) != size:
+            raise OSError(f"{path} was cut off while it was read; start again when it is whole")
+        return data
+
+
+def _open_at_once(path: bytes, flags: int) -> int:
+    """Opens a file; a pipe too, that nobody writes to, without waiting for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+class _Opened:
+    """A file's descriptor, closed when nobody has this any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+
+@functools.lru_cache(maxsize=OPEN_ARCHIVES)
+def _opened(path: Path) -> _Opened:
+    return _Opened(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The originals of a split; an original's position here is its sample id.
+
+    names: relative POSIX paths or archive members (bytes), sorted bytewise. labels: int32,
+    position of each original's class in `Source.classes`. ignored: files passed over because they
+    are a file manager's litter.
+    """
+
+    names: Names
+    labels: NDArray[np.int32]
+    places: Places
+    ignored: int = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, ids: Ids) -> "Listing":
+        """The originals with these ids, in this order."""
+        names = self.names.take(ids)
+        return Listing(
+            names=names, labels=self.labels[ids], places=self.places.take(ids, names)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Originals of one or more splits, and the names of their classes."""
+
+    root: Path
+    format: str
+    classes: tuple[str, ...]
+    splits: dict[str, Listing]
+
+
+def litter(name: bytes) -> bool:
+    """Whether a file is a file manager's: .DS_Store, Thumbs.db, ._copies and the like."""
+    base = name.rsplit(b"/", 1)[-1]
+    return base[:1] == b"." or base.lower() in (b"thumbs.db", b"desktop.ini")
+
+
+def sorted_listing(
+    names: Sequence[bytes], labels: Sequence[int], places: Places, ignored: int = 0
+) -> Listing:
+    """A listing in bytewise order of the names, from originals in any order."""
+    by_name = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
+    listing = Listing(
+        names=Names.pack(names), labels=np.asarray(labels, np.int32), places=places
+    ).take(by_name)
+    return Listing(
+        names=listing.names, labels=listing.labels, places=listing.places, ignored=ignored
+    )

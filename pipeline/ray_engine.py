@@ -1,0 +1,76 @@
+"""Shard tasks on a Ray cluster: the same tasks and bytes, on as many machines as there are."""
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import cv2
+
+from pipeline.plan import PlannedShard, ShardTask
+from pipeline.prepare import Stages, make_shard
+
+MAX_RETRIES = 5  # of a shard whose worker or node died; an error of the task itself ends the run
+QUEUED_PER_CORE = 2
+POLL_SECONDS = 1.0
+
+
+def run_on_ray(
+    shards: list[PlannedShard], address: str | None, report: Callable[[int], None]
+) -> Stages:
+    """Makes all shards on the Ray cluster at `address`; returns the seconds spent per stage.
+
+    address: as ray.init takes it; None starts Ray on this machine alone. Every node needs this
+    package, and must reach source and output under the same names. report: called with the number
+    of originals in finished shards. The death of a worker or a node costs only its unfinished
+    shards. ValueError where Ray is missing or cannot be reached; OSError from a task.
+    """
+    ray = _start_ray(address)
+    try:
+        return _run(ray, shards, report)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, (OSError, ValueError)) else error
+    except ray.exceptions.RayError as error:
+        raise OSError(
+            f"the cluster lost a shard's task {MAX_RETRIES + 1} times ({error}); finished shards "
+            "are kept: start again to go on"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+def _run(ray: Any, shards: list[PlannedShard], report: Callable[[int], None]) -> Stages:
+    remote = ray.remote(max_retries=MAX_RETRIES, num_cpus=1)(_make_on_node)
+    waiting = iter(shards)
+    running: dict[Any, int] = {}  # reference -> originals of the shard
+    stages: Stages = Counter()
+    done = 0
+    while True:
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # nodes come and go
+        for shard in islice(waiting, max(0, QUEUED_PER_CORE * cores - len(running))):
+            running[remote.remote(shard.task())] = len(shard.ids)
+        if not running:
+            return stages
+        ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+        for reference in ended:
+            stages.update(ray.get(reference))
+            done += running.pop(reference)
+        report(done)
+
+
+def _make_on_node(task: ShardTask) -> Stages:
+    cv2.setNumThreads(1)
+    return make_shard(task, lambda: None)
+
+
+def _start_ray(address: str | None) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("--engine ray needs Ray: pip install 'fullfeed[ray]'") from error
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"no Ray cluster at {address}: {error}") from error
+    return ray

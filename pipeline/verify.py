@@ -1,0 +1,230 @@
+"""Whether a shard folder is what it says: every byte, every image, every count."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from isal.isal_zlib import crc32
+
+from pipeline.archives import Member, members
+from pipeline.cores import available_cores
+from pipeline.images import ImageError, decode_stored
+from pipeline.manifest import QUARANTINE_NAME, Dataset, Shard, fingerprint, read_receipt
+from pipeline.moments import PCA_NAME, read_statistics
+from pipeline.shards import (
+    COMPONENTS,
+    NUM_KEY_DIGITS,
+    Index,
+    dali_index_path,
+    dali_index_text,
+    read_rows,
+    read_sums,
+)
+
+MIX_TAG = 0x766572696679  # "verify"
+
+
+@dataclass
+class Findings:
+    """What a verification found: damage by shard, damage of the whole, and what it looked at."""
+
+    damaged: dict[tuple[str, int], list[str]] = field(default_factory=dict)  # (split, number)
+    other: list[str] = field(default_factory=list)
+    num_shards: int = 0
+    num_decoded: int = 0
+    class_mix: dict[str, float] = field(default_factory=dict)  # split -> see class_mix()
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damaged and not self.other
+
+
+def verify_dataset(
+    dataset: Dataset, *, sample: float, seed: int, report: Callable[[int], None]
+) -> Findings:
+    """Checks every shard against its receipt, its index and itself, and the folder as a whole.
+
+    sample: the share of the images, 0..1, that is decoded (which ones: by `seed`); everything else
+    is checked in full. report: called in this thread with the number of shards done.
+    """
+    findings = Findings()
+    for split, account in dataset.splits.items():
+        try:
+            rows = dataset.index(split)
+        except ValueError as error:
+            findings.other.append(str(error))
+            continue
+        _check_counts(dataset, split, rows, findings)
+        numbers = range(len(account.shards))
+        with ThreadPoolExecutor(available_cores()) as pool:  # hashing and decoding free the GIL
+            checks = pool.map(
+                lambda number: _check_shard(dataset, split, number, rows, sample, seed), numbers
+            )
+            for number, (problems, num_decoded) in zip(numbers, checks, strict=True):
+                if problems:
+                    findings.damaged[split, number] = problems
+                findings.num_decoded += num_decoded
+                findings.num_shards += 1
+                report(findings.num_shards)
+        findings.class_mix[split] = class_mix(rows, len(dataset.classes))
+    _check_statistics(dataset, findings)
+    return findings
+
+
+def class_mix(rows: Index, num_classes: int) -> float:
+    """How evenly classes are spread over the shards: chi-squared over its expectation by chance.
+
+    About 1 for shards filled at random, far over 1 where shards hold runs of classes, under 1
+    where they are more even than chance; 1 where there is one shard or one class.
+    """
+    num_shards = int(rows["shard"].max(initial=0)) + 1
+    if num_shards < 2 or num_classes < 2:
+        return 1.0
+    cells = rows["shard"].astype(np.int64) * num_classes + rows["label"]
+    counts = np.bincount(cells, minlength=num_shards * num_classes)
+    table = counts.reshape(num_shards, num_classes)  # table: (shard, class)
+    table = table[:, table.sum(0) > 0]
+    expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
+    freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+    return float(((table - expected) ** 2 / expected).sum() / max(freedom, 1))
+
+
+def _check_counts(dataset: Dataset, split: str, rows: Index, findings: Findings) -> None:
+    account = dataset.splits[split]
+    if account.found != account.written + account.quarantined:
+        findings.other.append(
+            f"{split}: found {account.found} is not written {account.written} + quarantined "
+            f"{account.quarantined}"
+        )
+    if fingerprint(account.shards) != account.fingerprint:
+        findings.other.append(f"{split}: the fingerprint is not that of the shards' SHA-256")
+    if sum(shard.samples for shard in account.shards) != account.written:
+        findings.other.append(f"{split}: the shards' samples do not add up to {account.written}")
+    ids = rows["id"]
+    if len(np.unique(ids)) != len(ids):
+        findings.other.append(f"{split}: a sample id occurs twice")
+    labels = np.unique(rows["label"])
+    if len(labels) and not (labels[0] >= 0 and labels[-1] < len(dataset.classes)):
+        findings.other.append(f"{split}: labels go beyond the {len(dataset.classes)} classes")
+    missing = len(dataset.classes) - len(labels)
+    if split == "train" and missing:
+        findings.other.append(f"train: {missing} of {len(dataset.classes)} classes have no image")
+    quarantined = _quarantined_ids(dataset, split, findings)
+    if len(quarantined) != account.quarantined:
+        findings.other.append(
+            f"{QUARANTINE_NAME} lists {len(quarantined)} originals of {split}, dataset.json says "
+            f"{account.quarantined}"
+        )
+    if quarantined & set(ids.tolist()):
+        findings.other.append(f"{split}: a quarantined original is in a shard as well")
+
+
+def _quarantined_ids(dataset: Dataset, split: str, findings: Findings) -> set[int]:
+    path = dataset.folder / QUARANTINE_NAME
+    try:
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        return {int(entry["id"]) for entry in entries if entry["split"] == split}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        findings.other.append(f"{path} cannot be read: {error}")
+        return set()
+
+
+def _check_shard(
+    dataset: Dataset, split: str, number: int, rows: Index, sample: float, seed: int
+) -> tuple[list[str], int]:
+    """What is wrong with one shard, and how many of its images were decoded."""
+    shard = dataset.splits[split].shards[number]
+    path = dataset.folder / shard.name
+    own = rows[rows["shard"] == number]
+    problems = _check_files(dataset, split, number, own)
+    try:
+        data = path.read_bytes()
+        found = members(path)
+    except (OSError, ValueError) as error:
+        return [*problems, str(error)], 0
+    if len(data) != shard.bytes:
+        problems.append(f"{len(data)} bytes, {shard.bytes} were written")
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
+        problems.append("SHA-256 is not that of the shard written")
+    if not _has_layout(dataset, found, own):
+        return [*problems, "its members are not those of the index"], 0
+    generator = np.random.default_rng([seed, number, MIX_TAG])
+    chosen = generator.random(len(own)) < sample
+    view = memoryview(data)
+    for row, member, decoded in zip(own, found[1::2], chosen, strict=True):
+        problem = _check_sample(view, row, member, decode=bool(decoded))
+        if problem:
+            problems.append(problem)
+    return problems, int(chosen.sum())
+
+
+def _check_sample(
+    data: memoryview, row: np.void, label: Member, *, decode: bool
+) -> str | None:
+    start = int(row["offset"])
+    encoded = data[start : start + int(row["size"])]
+    if crc32(encoded) != row["crc32"]:
+        return f"sample {row['id']}: its bytes are not those written"
+    if bytes(data[label.offset : label.offset + label.size]) != str(row["label"]).encode():
+        return f"sample {row['id']}: its .cls is not its label in the index"
+    if decode:
+        try:
+            decode_stored(encoded)
+        except ImageError as error:
+            return f"sample {row['id']}: {error}"
+    return None
+
+
+def _has_layout(dataset: Dataset, found: list[Member], own: Index) -> bool:
+    """Whether a tar's members are, in order, the index's images each followed by its label."""
+    component = COMPONENTS[dataset.encoding]
+    expected: list[tuple[bytes, int | None, int]] = []
+    for row in own:
+        key = f"{int(row['id']):0{NUM_KEY_DIGITS}d}"
+        expected.append((f"{key}.{component}".encode(), int(row["offset"]), int(row["size"])))
+        expected.append((f"{key}.cls".encode(), None, len(str(row["label"]))))
+    return len(found) == len(expected) and all(
+        member.name == name and member.size == size and offset in (None, member.offset)
+        for member, (name, offset, size) in zip(found, expected, strict=True)
+    )
+
+
+def _check_files(dataset: Dataset, split: str, number: int, own: Index) -> list[str]:
+    """What is wrong with the files beside a shard: receipt, sums and rows, DALI's index."""
+    folder, shard = dataset.folder, dataset.splits[split].shards[number]
+    problems = []
+    receipt = read_receipt(folder, split, number)
+    if receipt is None:
+        problems.append("its receipt is missing, or another file of the shard is")
+    elif Shard(
+        name=receipt.shard, samples=receipt.samples, bytes=receipt.bytes, sha256=receipt.sha256
+    ) != shard:
+        problems.append("its receipt and dataset.json disagree")
+    try:
+        if not np.array_equal(read_rows(folder, split, number), own):
+            problems.append("the index rows beside it are not those of the split's index")
+        if read_sums(folder, split, number).num_images != len(own):
+            problems.append("its sums are over another number of images")
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        problems.append(f"its sums cannot be read: {error}")
+    try:
+        text = dali_index_path(folder, split, number).read_bytes()
+    except OSError as error:
+        problems.append(f"its DALI index cannot be read: {error.strerror}")
+    else:
+        if text != dali_index_text(own, COMPONENTS[dataset.encoding]):
+            problems.append("its DALI index is not that of its samples")
+    return problems
+
+
+def _check_statistics(dataset: Dataset, findings: Findings) -> None:
+    """PCA and mean, where there are any, must belong to these shards."""
+    if (dataset.folder / PCA_NAME).exists():
+        try:
+            read_statistics(dataset.folder, dataset.fingerprint("train"))
+        except ValueError as error:
+            findings.other.append(str(error))

@@ -1,0 +1,86 @@
+"""What the preparing commands share: engine, progress, settings from the command line."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from pipeline.engines import run_tasks
+from pipeline.images import ImageFormat
+from pipeline.manifest import Dataset, remove_dataset
+from pipeline.plan import PlannedShard, Settings
+from pipeline.prepare import Engine, Stages, prepare
+from pipeline.ray_engine import run_on_ray
+from pipeline.sources import open_source
+from tools.account import print_account
+from tools.progress import Progress
+
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """The command line of prepare_shards.py."""
+
+    source: Path
+    out: Path
+    workers: int
+    images_per_shard: int
+    quality: int
+    shuffle_seed: int
+    encoding: str
+    ignore_orientation: bool
+    format: str
+    val_fraction: float | None
+    engine: str
+    ray_address: str | None
+    fresh: bool
+
+    def __post_init__(self) -> None:
+        if self.ray_address is not None and self.engine != "ray":
+            raise click.UsageError("--ray-address needs --engine ray")
+
+    def run(self) -> Dataset:
+        """Prepares the shards and prints their account; ValueError and OSError as in prepare()."""
+        start = time.monotonic()
+        settings = Settings(
+            image_format=ImageFormat(
+                encoding=self.encoding,
+                quality=self.quality,
+                ignore_orientation=self.ignore_orientation,
+            ),
+            images_per_shard=self.images_per_shard,
+            shuffle_seed=self.shuffle_seed,
+            val_fraction=self.val_fraction,
+        )
+        source = open_source(self.source, self.format, self.val_fraction)
+        if self.fresh:
+            num_removed = remove_dataset(self.out)
+            click.echo(f"--fresh: removed {num_removed} files of earlier shards from {self.out}")
+        outcome = prepare(source, self.out, settings, self._engine())
+        print_account(outcome, source, seconds=time.monotonic() - start)
+        return outcome.dataset
+
+    def _engine(self) -> Engine:
+        if self.engine == "local":
+            return local_engine("prepare", self.workers)
+        return self._run_on_ray
+
+    def _run_on_ray(self, shards: list[PlannedShard]) -> Stages:
+        with _progress("prepare", shards) as progress:
+            return run_on_ray(shards, self.ray_address, progress.show)
+
+
+def local_engine(name: str, workers: int) -> Engine:
+    """Makes shards with processes of this machine, under a progress bar called `name`."""
+
+    def run(shards: list[PlannedShard]) -> Stages:
+        with _progress(name, shards) as progress:
+            return run_tasks(shards, workers, progress.show)
+
+    return run
+
+
+def _progress(name: str, shards: list[PlannedShard]) -> Progress:
+    return Progress(name, total=sum(len(shard.ids) for shard in shards), unit="image")
