@@ -12,6 +12,7 @@ DEMO_DIR ?= demo
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
+INSTALLED_SLOW = $(VENV)/.installed-slow
 
 .PHONY: demo test test-slow lint gpu-check clean
 
@@ -21,7 +22,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m pytest -m "not slow"
 
-test-slow: $(INSTALLED)
+test-slow: $(INSTALLED_SLOW)
 	$(RUN) -m pytest -m slow
 
 gpu-check: $(INSTALLED)
@@ -38,6 +39,11 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint constraints.txt \
 	    $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) --editable ".[$(EXTRAS)]"
+	@touch $@
+
+$(INSTALLED_SLOW): $(INSTALLED)
+	@echo "Installing what only the long tests need: Ray and an S3 server ..."
+	$(PIP) --constraint constraints.txt --editable ".[$(EXTRAS),slow]"
 	@touch $@
 
 clean:

@@ -23,7 +23,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             local = Path(folder) / path.name
             with open(local, "wb") as file:
                 yield file
-            file_system.put_file(str(local), getattr(path, "path"))
+            try:
+                file_system.put_file(str(local), getattr(path, "path"))
+            except OSError as error:
+                raise OSError(f"{path} cannot be written: {error}") from error
         return
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:

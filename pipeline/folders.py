@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 class Found:
     """Files below a folder: sorted paths relative to the root, and how much litter was passed."""
 
-    names: list[bytes]
+    names: Names
     ignored: int
 
 
@@ -27,6 +27,8 @@ def open_folders(root: Path) -> Source:
     ValueError where train has no file, or where another split has a class that train lacks.
     """
     there = [split for split in SPLITS if (root / split).is_dir()]
+    if "train" not in there:
+        raise ValueError(f"there is no folder {root}/train; expected train/<class>/*")
     files = {split: class_files(root, split) for split in there}
     classes = sorted(name for name, found in files["train"].items() if found.names)
     if not classes:
@@ -110,7 +112,7 @@ def class_files(root: Path, split: str) -> dict[bytes, Found]:
                 num_strays += 1
     above = os.fsencode(split)
     found = {name: files_below(root, os.path.join(above, name)) for name in sorted(names)}
-    return found | {b"": Found([], num_strays)}
+    return found | {b"": Found(Names.pack([]), num_strays)}
 
 
 def files_below(root: Path, folder: bytes) -> Found:
@@ -132,7 +134,7 @@ def files_below(root: Path, folder: bytes) -> Found:
                 names.append(prefix + name)
         num_ignored += sum(litter(name) for name in folders)
         folders[:] = [name for name in folders if not litter(name)]
-    return Found(sorted(names), num_ignored)
+    return Found(Names.pack(sorted(names)), num_ignored)
 
 
 def folder_listing(

@@ -19,7 +19,7 @@ from pipeline.archives import (
     span_listing,
 )
 from pipeline.folders import class_files, files_below, folder_listing
-from pipeline.originals import FilePlaces, Listing, Names, Source, litter, sorted_listing
+from pipeline.originals import FilePlaces, Listing, Source, litter, sorted_listing
 
 KAGGLE_IMAGES = Path("ILSVRC/Data/CLS-LOC")
 KAGGLE_TRUTH = "LOC_val_solution.csv"
@@ -87,6 +87,8 @@ def open_challenge(root: Path, challenge: Challenge) -> Source:
 def open_kaggle(root: Path) -> Source:
     """Kaggle's tree: ILSVRC/Data/CLS-LOC/{train/<wnid>,val} and LOC_val_solution.csv in `root`."""
     images = root / KAGGLE_IMAGES
+    if not (images / "train").is_dir():
+        raise ValueError(f"there is no folder {images}/train; is {root} Kaggle's tree?")
     found = class_files(images, "train")
     classes = sorted(name for name, inside in found.items() if inside.names)
     if not classes:
@@ -122,7 +124,7 @@ def _kaggle_val(root: Path, images: Path, classes: Sequence[bytes]) -> Listing:
             image = images / os.fsdecode(name)
             raise ValueError(f"{image} has no label: {path} has {what}")
         labels.append(label_of[wnid])
-    places = FilePlaces(images, Names.pack(found.names))
+    places = FilePlaces(images, found.names)
     return sorted_listing(found.names, labels, places, found.ignored)
 
 
@@ -203,7 +205,7 @@ def _read_meta(path: Path, data: bytes, year: int) -> dict[int, bytes]:
             int(synset[f"ILSVRC{year}_ID"]): str(synset["WNID"]).encode()
             for synset in synsets.ravel()
         }
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # scipy's own kind, OSError, zlib.error, … for a damaged file
         what = f"data/meta.mat in {path} is not that of ILSVRC{year}"
         raise ValueError(f"{what}: {error}") from error
 

@@ -30,7 +30,7 @@ class LoaderConfig:
     window: Window = "all"
     backend: str = "auto"
     threads: int | None = None
-    prefetch: int = 2
+    prefetch: int = 3
     device: str = "cpu"
     rank: int = 0
     world_size: int = 1

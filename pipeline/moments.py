@@ -166,7 +166,8 @@ def read_statistics(folder: Path, fingerprint: str) -> Statistics:
     mend = f"run: tools/compute_pca.py {folder}"
     try:
         text = json.loads((folder / PCA_NAME).read_text())
-        mean_image = np.load(folder / MEAN_NAME, allow_pickle=False)
+        with (folder / MEAN_NAME).open("rb") as file:
+            mean_image = np.load(file, allow_pickle=False)
         found = Statistics(
             mean_image=mean_image,
             mean=np.array(text["mean"], np.float64),

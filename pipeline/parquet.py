@@ -2,7 +2,7 @@
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,12 @@ class ParquetPlaces:
     def read(self, position: int) -> bytes:
         """The bytes of one image; OSError where the file cannot be read any more."""
         path, row = self.files[int(self.file[position])], int(self.row[position])
-        starts = _group_starts(path)
-        group = int(np.searchsorted(starts, row, "right")) - 1
-        data = _images_of_group(path, group)[row - int(starts[group])]
+        try:
+            starts = _group_starts(path)
+            group = int(np.searchsorted(starts, row, "right")) - 1
+            data = _images_of_group(path, group)[row - int(starts[group])]
+        except ValueError as error:  # it was a sound file when it was listed
+            raise OSError(f"{error}; start again when it is whole") from error
         return b"" if data is None else data
 
 
@@ -56,9 +59,11 @@ def open_parquet(root: Path) -> Source:
         classes = tuple(str(label) for label in range(highest + 1))
     listings = {}
     for split, (names, labels, places) in found.items():
-        labelled = np.flatnonzero(labels >= 0)
-        if len(labelled):
-            listing = sorted_listing(names, labels.tolist(), places).take(labelled)
+        if (labels >= 0).any():
+            listing = sorted_listing(names, labels.tolist(), places)
+            labelled = np.flatnonzero(listing.labels >= 0)
+            ignored = len(listing) - len(labelled)
+            listing = replace(listing.take(labelled), ignored=ignored)
             listings[split] = _checked(listing, classes, split)
     return Source(root=root, format="parquet", classes=classes, splits=listings)
 

@@ -74,7 +74,8 @@ def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Ou
     ValueError where the folder holds shards of other settings or originals, or where no file of a
     split can be prepared; OSError where the disk fails. Either way finished shards stay.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    if isinstance(out, Path):  # an object store has no folders; a bucket is its owner's to make
+        out.mkdir(parents=True, exist_ok=True)
     shards = list(plan(source, out, settings))
     _refuse_strangers(out, shards)
     with ThreadPoolExecutor(NUM_CHECKS) as pool:

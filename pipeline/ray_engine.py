@@ -1,5 +1,6 @@
 """Shard tasks on a Ray cluster: the same tasks and bytes, on as many machines as there are."""
 
+import socket
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
@@ -13,6 +14,7 @@ from pipeline.prepare import Stages, make_shard
 MAX_RETRIES = 5  # of a shard whose worker or node died; an error of the task itself ends the run
 QUEUED_PER_CORE = 2
 POLL_SECONDS = 1.0
+CONNECT_SECONDS = 10.0
 
 
 def run_on_ray(
@@ -69,8 +71,20 @@ def _start_ray(address: str | None) -> Any:
         import ray
     except ImportError as error:
         raise ValueError("--engine ray needs Ray: pip install 'fullfeed[ray]'") from error
+    _check_address(address)
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"no Ray cluster at {address}: {error}") from error
     return ray
+
+
+def _check_address(address: str | None) -> None:
+    """ValueError where nobody listens at a host:port (Ray itself would try for many minutes)."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(f"no Ray cluster at {address}: {error}") from error

@@ -62,6 +62,7 @@ def _recognise(root: Path) -> str:
     for challenge in CHALLENGES:
         if root.name == challenge.train or (root / challenge.train).is_file():
             return f"ilsvrc{challenge.year}"
+    for challenge in CHALLENGES:
         for archive in challenge.held_out.values():
             if (root / archive).is_file():
                 raise ValueError(f"{root} has {archive} and no {challenge.train}: put it there")
@@ -71,6 +72,8 @@ def _recognise(root: Path) -> str:
         raise ValueError(f"{root} is a file; expected a folder of images or a .tar of class tars")
     if (root / KAGGLE_IMAGES / "train").is_dir():
         return "kaggle"
+    if (root.parent / KAGGLE_IMAGES / "train").is_dir() and root.name == KAGGLE_IMAGES.parts[0]:
+        raise ValueError(f"{root} is part of Kaggle's tree: name the folder above, {root.parent}")
     if (root / "train").is_dir():
         return "folders"
     if any(next(folder.glob("*.parquet"), None) for folder in (root, root / "data")):

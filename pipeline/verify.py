@@ -70,27 +70,26 @@ def verify_dataset(
                 findings.num_decoded += num_decoded
                 findings.num_shards += 1
                 report(findings.num_shards)
-        findings.class_mix[split] = class_mix(rows, len(dataset.classes))
+        findings.class_mix[split] = class_mix(rows)
     _check_statistics(dataset, findings)
     return findings
 
 
-def class_mix(rows: Index, num_classes: int) -> float:
+def class_mix(rows: Index) -> float:
     """How evenly classes are spread over the shards: chi-squared over its expectation by chance.
 
     About 1 for shards filled at random, far over 1 where shards hold runs of classes, under 1
     where they are more even than chance; 1 where there is one shard or one class.
     """
-    num_shards = int(rows["shard"].max(initial=0)) + 1
-    if num_shards < 2 or num_classes < 2:
+    shards, shard = np.unique(rows["shard"], return_inverse=True)
+    classes, label = np.unique(rows["label"], return_inverse=True)
+    if len(shards) < 2 or len(classes) < 2:
         return 1.0
-    cells = rows["shard"].astype(np.int64) * num_classes + rows["label"]
-    counts = np.bincount(cells, minlength=num_shards * num_classes)
-    table = counts.reshape(num_shards, num_classes)  # table: (shard, class)
-    table = table[:, table.sum(0) > 0]
+    counts = np.bincount(shard * len(classes) + label, minlength=len(shards) * len(classes))
+    table = counts.reshape(len(shards), len(classes))  # table: (shard, class)
     expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
-    freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-    return float(((table - expected) ** 2 / expected).sum() / max(freedom, 1))
+    freedom = (len(shards) - 1) * (len(classes) - 1)
+    return float(((table - expected) ** 2 / expected).sum() / freedom)
 
 
 def _check_counts(dataset: Dataset, split: str, rows: Index, findings: Findings) -> None:
