@@ -11,14 +11,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.atomic import write_whole
 from pipeline.images import SIZE_PX, Pixels
 
-CENTRE = 128  # values are centred here before they are multiplied: products fit 14 bits
-RUN = 1024  # pixels per float32 sum: 2**14 * 2**10 = 2**24, the last exact integer of float32
+CENTRE = 128  # products are of values centred here: sums over 10**9 images fit int64
 PCA_NAME = "pca.json"
 MEAN_NAME = "mean.npy"
 
@@ -44,15 +44,7 @@ class Sums:
         self._num_pending += 1
         if self._num_pending == 257:
             self.flush()
-        planes = np.ascontiguousarray(pixels.reshape(-1, 3).T, np.float32)
-        planes = (planes - np.float32(CENTRE)).reshape(3, -1, RUN)  # planes: (channel, run, pixel)
-        for i in range(3):
-            for j in range(i, 3):
-                runs = np.einsum("ij,ij->i", planes[i], planes[j])  # runs: (run,), integers
-                total = int(runs.astype(np.int64).sum())
-                self.product_sum[i, j] += total
-                if i != j:
-                    self.product_sum[j, i] += total
+        self.product_sum += _centred_products(pixels)
         self.num_images += 1
 
     def flush(self) -> None:
@@ -86,6 +78,25 @@ class Sums:
         sums.pixel_sum = arrays["pixel_sum"].astype(np.int64)
         sums.product_sum = arrays["product_sum"].astype(np.int64)
         return sums
+
+
+def _centred_products(pixels: Pixels) -> NDArray[np.int64]:
+    """Sums over the pixels of (a - 128)(b - 128) for channels a, b: int64 (3, 3), exact.
+
+    By OpenCV's sums of squares, exact for bytes (integers up to 2**31, then float64 below 2**53):
+    2 ab = a**2 + b**2 - (a - b)**2. Three times as fast as products of float32 planes.
+    """
+    planes = cv2.split(pixels)
+    totals = [int(total) for total in cv2.sumElems(pixels)[:3]]
+    squares = [round(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in planes]
+    products = np.empty((3, 3), np.int64)
+    for i in range(3):
+        for j in range(i, 3):
+            gap = round(cv2.norm(planes[i], planes[j], cv2.NORM_L2SQR)) if i != j else 0
+            product = (squares[i] + squares[j] - gap) // 2
+            product += CENTRE * CENTRE * SIZE_PX * SIZE_PX - CENTRE * (totals[i] + totals[j])
+            products[i, j] = products[j, i] = product
+    return products
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,20 @@
 """How fast each stage is, against what else could do its work.
 
     tools/benchmark.py loader --shards shards/ --against torch --against stock-dali
+    tools/benchmark.py prepare --images /path/to/photographs
 """
 
-import json
-import sys
 from pathlib import Path
 
 import click
 
-from pipeline.atomic import write_whole
 from pipeline.backends import BACKENDS
 from pipeline.cores import available_cores
+from pipeline.messages import clear_errors
 from tools.measure.contest import LoaderContest, run_loader_contest
 from tools.measure.contestants import PEERS
-from tools.measure.table import report_table
-from pipeline.messages import clear_errors
+from tools.measure.preparation import PreparationContest, run_preparation_contest
+from tools.measure.table import publish, usage_errors
 
 
 @click.group(context_settings={"show_default": True})
@@ -45,21 +44,25 @@ def loader(
     batch_size: int, repeats: int, images: int, json_path: Path | None,
 ) -> None:  # fmt: skip
     """Training batches per second from memory-cached shards: crop, flip, lighting, float."""
-    try:
+    with usage_errors():
         contest = LoaderContest(
             shards=shards, backends=backends, peers=peers, num_threads=threads,
             batch_size=batch_size, repeats=repeats, min_images=images,
         )  # fmt: skip
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    report = run_loader_contest(contest, lambda line: click.echo(line, err=True))
-    click.echo(report_table(report))
-    text = json.dumps(report)
-    if json_path is not None:
-        write_whole(json_path, f"{text}\n".encode())
-    click.echo(text)
-    if not report["results"]:
-        sys.exit(1)
+    publish(run_loader_contest(contest, lambda line: click.echo(line, err=True)), json_path)
+
+
+@main.command()
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Photographs.")
+@click.option("--num-images", default=2_000, help="Per repeat; a smaller folder is repeated.")
+@click.option("--repeats", default=5, help="Measured rounds, at least 5.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write it here too.")
+@clear_errors
+def prepare(images: Path, num_images: int, repeats: int, json_path: Path | None) -> None:
+    """Images prepared per second, one worker and two, against a bare OpenCV loop."""
+    with usage_errors():
+        contest = PreparationContest(images=images, min_images=num_images, repeats=repeats)
+    publish(run_preparation_contest(contest, lambda line: click.echo(line, err=True)), json_path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.manifest import open_dataset
 from pipeline.moments import MEAN_NAME, PCA_NAME
-from tests.conftest import IMAGES_PER_SHARD, folder_bytes, write_source
+from tests.conftest import IMAGES_PER_SHARD, folder_bytes, tar_of_tars, write_source
 from tools.prepare_shards import main as prepare_shards
 
 ENTRY_FILE = Path(__file__).parents[2] / "tools" / "prepare_shards.py"
@@ -149,3 +149,37 @@ def test_help_names_every_flag(tmp_path: Path) -> None:
         "--fresh", "--strict",
     ):  # fmt: skip
         assert flag in done.stdout
+
+
+def test_a_single_tree_is_split_by_the_fraction_asked_for(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    options = ["--val-fraction", "0.25", *FEW]
+    done = run(tmp_path, image_folder / "train", *options)
+    assert done.exit_code == 0, done.stderr
+    dataset = open_dataset(tmp_path / "shards")
+    found = {name: split.found for name, split in dataset.splits.items()}
+    assert found == {"train": 31, "val": 10}  # of 13, 15 and 13 originals
+    before = folder_bytes(tmp_path / "shards")
+    other = run(tmp_path, image_folder / "train", "--val-fraction", "0.3", *FEW)
+    assert_one_error(other, "val_fraction is 0.25 there, 0.3 here")
+    assert folder_bytes(tmp_path / "shards") == before
+
+
+def test_an_archive_is_prepared_in_place(image_folder: Path, tmp_path: Path) -> None:
+    images = {path.name: path.read_bytes() for path in (image_folder / "val/ant").iterdir()}
+    (tmp_path / "all.tar").write_bytes(tar_of_tars({"n02": images, "n01": images}))
+    for name, options in (("one", []), ("two", ["--format", "class-tars"])):
+        done = run(tmp_path, "all.tar", "--out", name, *options, *FEW)
+        assert done.exit_code == 0, done.stderr
+    assert open_dataset(tmp_path / "one").classes == ("n01", "n02")
+    assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "two")
+    refused = run(tmp_path, "all.tar", "--out", "three", "--format", "kaggle", *FEW)
+    assert_one_error(refused, "all.tar")
+
+
+def test_a_truncated_archive_ends_before_anything_is_written(tmp_path: Path) -> None:
+    data = tar_of_tars({"n01": {"1.jpg": bytes(5000)}})
+    (tmp_path / "all.tar").write_bytes(data[:3000])
+    assert_one_error(run(tmp_path, "all.tar", *FEW), "all.tar", "copy or download it again")
+    assert not (tmp_path / "shards").exists()

@@ -1,7 +1,38 @@
-"""A report as a table for people."""
+"""A report as a table for people, and as JSON for programs."""
 
-from collections.abc import Mapping
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import click
+
+from pipeline.atomic import write_whole
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """A ValueError inside is what the user asked for: click's usage error, exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def publish(report: Mapping[str, Any], json_path: Path | None) -> None:
+    """Prints the table and, last, the report as one line of JSON; writes it to `json_path` too.
+
+    Exits with 1 where nothing could be measured.
+    """
+    click.echo(report_table(report))
+    text = json.dumps(report)
+    if json_path is not None:
+        write_whole(json_path, f"{text}\n".encode())
+    click.echo(text)
+    if not report["results"]:
+        sys.exit(1)
 
 
 def report_table(report: Mapping[str, Any]) -> str:
@@ -14,6 +45,9 @@ def report_table(report: Mapping[str, Any]) -> str:
         lines += ["", _row("ratio, round by round", "median", "min", "max")]
     for name, ratio in report["ratios"].items():
         lines.append(_row(name, *(f"{ratio[key]:.2f}" for key in ratio)))
+    if report.get("stages"):
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in report["stages"].items())
+        lines += ["", f"time of one worker: {shares}"]
     if report["not_measured"]:
         lines.append("")
     for name, reason in report["not_measured"].items():

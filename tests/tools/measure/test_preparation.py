@@ -1,0 +1,47 @@
+"""The preparation benchmark measures what it says, over the same photographs."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.measure.preparation import BARE, PreparationContest, run_preparation_contest
+
+
+def test_every_contestant_does_every_photograph_in_every_round(image_folder: Path) -> None:
+    contest = PreparationContest(
+        images=image_folder / "val", min_images=16, repeats=5, workers=(1,)
+    )
+    report = run_preparation_contest(contest)
+    assert [result["name"] for result in report["results"]] == [
+        "fullfeed-1-worker",
+        "opencv-loop",
+        "decode+encode",
+    ]
+    distinct, a_pass = (report["settings"][key] for key in ("distinct_images", "images_per_pass"))
+    assert distinct < 16 <= a_pass and a_pass % distinct == 0
+    assert not report["not_measured"] and f"fullfeed-1-worker/{BARE}" in report["ratios"]
+    assert sum(report["stages"].values()) == pytest.approx(1, abs=0.01)
+    assert {"decode", "verify", "sums"} <= report["stages"].keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repeats": 4}, "repeats must be at least 5"),
+        ({"min_images": 0}, "images must be at least 1"),
+        ({"images": Path("nowhere")}, "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    tmp_path: Path, options: dict[str, int | Path], message: str
+) -> None:
+    chosen = {"images": tmp_path, "min_images": 8, "repeats": 5, **options}
+    with pytest.raises(ValueError, match=message):
+        PreparationContest(**chosen)  # type: ignore[arg-type]  # one of them is wrong on purpose
+
+
+def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no photograph")
+    contest = PreparationContest(images=tmp_path, min_images=8, repeats=5)
+    with pytest.raises(ValueError, match="holds no JPEG photograph"):
+        run_preparation_contest(contest)
