@@ -2,13 +2,13 @@
 
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.originals import Listing, SpanPlaces, litter, sorted_listing
+from pipeline.originals import Listing, Names, SpanPlaces, litter, sorted_listing
 
 BLOCK_BYTES = 512
 
@@ -56,27 +56,59 @@ def class_of(name: bytes) -> bytes:
     return name.rsplit(b"/", 1)[-1].removesuffix(b".tar")
 
 
-def class_names(found: Sequence[tuple[bytes, list[Member]]]) -> list[bytes]:
-    """The sorted names of the classes that have an image."""
-    used = {name for name, inside in found if any(not litter(member.name) for member in inside)}
-    return sorted(used)
-
-
 def class_listing(
-    split: str, found: Sequence[tuple[bytes, list[Member]]], classes: Sequence[bytes]
-) -> Listing:
-    """The listing of class archives; names are split/class/file, as in an image folder."""
+    root: Path, split: str, found: Iterable[tuple[bytes, list[Member]]]
+) -> tuple[list[bytes], Listing]:
+    """The sorted classes, and the listing, of class archives as they come, each with its files.
+
+    Names are split/class/file, as in an image folder. ValueError where there is no image.
+    """
+    parts: dict[bytes, list[Listing]] = {}  # packed at once: there can be 15 million files
+    num_ignored = 0
+    for folder, inside in found:
+        images = [member for member in inside if not litter(member.name)]
+        num_ignored += len(inside) - len(images)
+        if images:
+            prefix = b"/".join((split.encode(), folder, b""))
+            names = [prefix + member.name.rsplit(b"/", 1)[-1] for member in images]
+            parts.setdefault(folder, []).append(span_listing(names, [0] * len(names), images))
+    if not parts:
+        raise ValueError(f"{root} holds no class archives with images (n*.tar)")
+    classes = sorted(parts)
     label_of = {name: label for label, name in enumerate(classes)}
-    prefix = split.encode()
-    rows = [
-        (b"/".join((prefix, folder, member.name.rsplit(b"/", 1)[-1])), label_of[folder], member)
-        for folder, inside in found
-        for member in inside
-        if not litter(member.name)
-    ]
-    num_ignored = sum(litter(member.name) for _, inside in found for member in inside)
-    return span_listing(
-        [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], num_ignored
+    # With a slash, the order of folders is that of their files' names: "a-b/" before "a/".
+    folders = sorted(classes, key=lambda name: name + b"/")
+    joined = [_class_of_parts(parts.pop(folder)) for folder in folders]
+    labels = np.array([label_of[folder] for folder in folders], np.int32)
+    whole = _joined(joined)
+    counts = [len(listing) for listing in joined]
+    return classes, replace(whole, labels=np.repeat(labels, counts), ignored=num_ignored)
+
+
+def _class_of_parts(parts: Sequence[Listing]) -> Listing:
+    """The listing of one class, which several archives may hold."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = _joined(parts)
+    return sorted_listing(whole.names, whole.labels.tolist(), whole.places)
+
+
+def _joined(listings: Sequence[Listing]) -> Listing:
+    """Listings of archive members as one, in the order given."""
+    places = [listing.places for listing in listings if isinstance(listing.places, SpanPlaces)]
+    archives = tuple(dict.fromkeys(path for place in places for path in place.archives))
+    number = {path: i for i, path in enumerate(archives)}
+    numbers = [np.array([number[path] for path in place.archives]) for place in places]
+    archive = [new[place.archive] for new, place in zip(numbers, places, strict=True)]
+    return Listing(
+        names=Names.pack(name for listing in listings for name in listing.names),
+        labels=np.concatenate([listing.labels for listing in listings]),
+        places=SpanPlaces(
+            archives=archives,
+            archive=np.concatenate(archive).astype(np.uint16),
+            offset=np.concatenate([place.offset for place in places]),
+            size=np.concatenate([place.size for place in places]),
+        ),
     )
 
 

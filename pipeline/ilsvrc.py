@@ -6,18 +6,11 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.archives import (
-    Member,
-    class_listing,
-    class_names,
-    members,
-    nested_members,
-    span_listing,
-)
+from pipeline.archives import Member, class_listing, members, nested_members, span_listing
 from pipeline.folders import class_files, files_below, folder_listing
 from pipeline.originals import FilePlaces, Listing, Source, litter, sorted_listing
 
@@ -68,13 +61,11 @@ def open_challenge(root: Path, challenge: Challenge) -> Source:
     development kit (test by ILSVRC2010_test_ground_truth.txt). What is not there is left out, but
     images without their labels are refused: ValueError.
     """
-    found = list(nested_members(root / challenge.train))
-    classes = class_names(found)
-    if not classes:
-        raise ValueError(f"{root / challenge.train} holds no class archives (n*.tar)")
+    found = nested_members(root / challenge.train)
     if challenge.patch is not None and (root / challenge.patch).is_file():
         found = _patched(found, members(root / challenge.patch))
-    splits = {"train": class_listing("train", found, classes)}
+    classes, train = class_listing(root / challenge.train, "train", found)
+    splits = {"train": train}
     for split, archive in challenge.held_out.items():
         if (root / archive).is_file():
             kit = _read_kit(root / challenge.devkit, challenge.year)
@@ -129,14 +120,12 @@ def _kaggle_val(root: Path, images: Path, classes: Sequence[bytes]) -> Listing:
 
 
 def _patched(
-    found: list[tuple[bytes, list[Member]]], patches: list[Member]
-) -> list[tuple[bytes, list[Member]]]:
+    found: Iterator[tuple[bytes, list[Member]]], patches: list[Member]
+) -> Iterator[tuple[bytes, list[Member]]]:
     """Training images with those of the same file name in the patch archive put in their place."""
     new = {member.name.rsplit(b"/", 1)[-1]: member for member in patches}
-    return [
-        (folder, [new.get(member.name.rsplit(b"/", 1)[-1], member) for member in inside])
-        for folder, inside in found
-    ]
+    for folder, inside in found:
+        yield folder, [new.get(member.name.rsplit(b"/", 1)[-1], member) for member in inside]
 
 
 def _held_out(

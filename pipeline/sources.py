@@ -1,10 +1,10 @@
 """Where originals come from: recognises what a path holds and lists it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.archives import Member, class_listing, class_names, class_of, members, nested_members
+from pipeline.archives import Member, class_listing, class_of, members, nested_members
 from pipeline.folders import SPLITS, open_folders, open_tree, split_off
 from pipeline.ilsvrc import CHALLENGES, KAGGLE_IMAGES, open_challenge, open_kaggle
 from pipeline.originals import Source
@@ -27,18 +27,15 @@ def open_source(root: Path, format: str = "auto", val_fraction: float | None = N
 
 def open_class_tars(root: Path) -> Source:
     """Fall 2011, ImageNet-21k: a tar of class tars, or a folder of class tars; all of it train."""
-    found: list[tuple[bytes, list[Member]]]
+    found: Iterator[tuple[bytes, list[Member]]]
     if root.is_dir():
         paths = sorted(path for path in root.glob("*.tar") if not path.name.startswith("."))
-        found = [(class_of(os.fsencode(path.name)), members(path)) for path in paths]
+        found = ((class_of(os.fsencode(path.name)), members(path)) for path in paths)
     else:
-        found = list(nested_members(root))
-    classes = class_names(found)
-    if not classes:
-        raise ValueError(f"{root} holds no class archives with images (n*.tar)")
+        found = nested_members(root)
+    classes, train = class_listing(root, "train", found)
     names = tuple(os.fsdecode(name) for name in classes)
-    splits = {"train": class_listing("train", found, classes)}
-    return Source(root=root, format="class-tars", classes=names, splits=splits)
+    return Source(root=root, format="class-tars", classes=names, splits={"train": train})
 
 
 FORMATS: dict[str, Callable[[Path], Source]] = {

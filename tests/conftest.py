@@ -1,7 +1,10 @@
 """Tiny seeded photographs, and shards prepared from them, that all tests share."""
 
 import io
+import os
 import shutil
+import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from pipeline.engines import run_tasks
 from pipeline.images import ORIENTATION_TAG, ImageFormat, Pixels
 from pipeline.manifest import open_dataset
 from pipeline.moments import statistics, write_statistics
+from pipeline.originals import Listing
 from pipeline.plan import Settings
 from pipeline.prepare import Outcome, prepare
 from pipeline.sources import open_source
@@ -64,6 +68,30 @@ def write_source(
                 image = Image.fromarray(photograph(rng, width, height))
                 (folder / f"{i:02d}.jpg").write_bytes(encoded(image, quality=92))
     return root
+
+
+def tar_bytes(files: Mapping[str, bytes]) -> bytes:
+    """A tar file with these members, in this order."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def tar_of_tars(classes: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    """A tar file of class tars: class -> file -> bytes."""
+    return tar_bytes({f"{name}.tar": tar_bytes(files) for name, files in classes.items()})
+
+
+def contents(listing: Listing, classes: Sequence[str]) -> list[tuple[str, str, bytes]]:
+    """What a listing holds: name, class and bytes of each original, in the order of the ids."""
+    return [
+        (os.fsdecode(name), classes[listing.labels[i]], listing.places.read(i))
+        for i, name in enumerate(listing.names)
+    ]
 
 
 def prepare_here(source: Path, out: Path, *, num_workers: int = 1, **settings: Any) -> Outcome:

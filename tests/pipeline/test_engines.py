@@ -1,5 +1,6 @@
 """Shards are byte-identical for any number of workers, also after workers or all were killed."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -8,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.engines import run_tasks
-from pipeline.manifest import open_dataset
+from pipeline.manifest import DATASET_NAME, open_dataset
 from pipeline.moments import MEAN_NAME, PCA_NAME
 from pipeline.plan import Settings, plan
 from pipeline.prepare import prepare
@@ -100,6 +102,58 @@ def test_killed_with_all_its_workers_and_started_again_the_bytes_are_the_same(
     assert outcome.num_kept >= 3 and outcome.num_made >= 1
     prepare_here(source, tmp_path / "undisturbed")
     assert folder_bytes(out) == folder_bytes(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_twenty_interruptions_anywhere_leave_the_bytes_as_they_would_have_been(
+    tmp_path: Path,
+) -> None:
+    source = write_source(tmp_path / "source", train_per_class=400)
+    out = tmp_path / "out"
+    rng = np.random.default_rng(20)
+    command = [sys.executable, str(ENTRY_FILE), str(source), "--out", str(out)]
+    command += ["--images-per-shard", "8"]
+    unfinished: set[str] = set()  # kinds of files that a kill caught half written
+    for interruption in range(20):
+        workers = str(1 + interruption % 2)
+        num_receipts = len(list(out.glob("*.receipt.json"))) + int(rng.integers(0, 5))
+        before = file_times(out)
+        with subprocess.Popen(
+            [*command, "--workers", workers],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # of killed workers' semaphores
+        ) as process:
+            while process.poll() is None and (
+                len(list(out.glob("*.receipt.json"))) < num_receipts or file_times(out) == before
+            ):
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.03))
+            if interruption % 4 < 2:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()  # its workers, if any, end by themselves
+        assert process.returncode == -signal.SIGKILL, "it was done before it was killed"
+        assert not (out / DATASET_NAME).exists()
+        unfinished |= {path.name.split(".", 1)[1] for path in out.glob("*.tmp")}
+    outcome = prepare_here(source, out, images_per_shard=8)
+    print(f"{outcome.num_kept} shards kept, {outcome.num_made} made; unfinished: {unfinished}")
+    assert outcome.num_kept > 0 and outcome.num_made > 0 and unfinished
+    prepare_here(source, tmp_path / "undisturbed", images_per_shard=8)
+    found = folder_bytes(out)
+    left = {name for name in found if name.endswith(".tmp")}
+    assert {name: found[name] for name in found.keys() - left} == folder_bytes(
+        tmp_path / "undisturbed"
+    )
+
+
+def file_times(folder: Path) -> dict[str, int]:
+    """When each file of a folder that others write to was changed last."""
+    times = {}
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            times[path.name] = path.stat().st_mtime_ns
+    return times
 
 
 def processes_of_session(session: int) -> list[int]:

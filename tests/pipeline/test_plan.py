@@ -1,5 +1,7 @@
 """Which image goes to which shard depends on the listing and the settings, on nothing else."""
 
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -172,3 +174,50 @@ def test_other_originals_are_refused(image_folder: Path, shard_folder: Path) -> 
 def test_impossible_settings_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Settings(**settings)  # type: ignore[arg-type]  # wrong on purpose
+
+
+PLAN_15_MILLION = """
+import resource, sys, time
+from pathlib import Path
+import numpy as np
+from pipeline.originals import FilePlaces, Listing, Names, Source
+from pipeline.plan import Settings, plan
+
+NUM_CLASSES, PER_CLASS = 21_841, 687
+start = time.monotonic()
+names = Names.pack(
+    b"train/n%08d/n%08d_%d.JPEG" % (label, label, i)
+    for label in range(NUM_CLASSES)
+    for i in range(PER_CLASS)
+)
+labels = np.repeat(np.arange(NUM_CLASSES, dtype=np.int32), PER_CLASS)
+listing = Listing(names=names, labels=labels, places=FilePlaces(Path("nowhere"), names))
+classes = tuple(f"n{label:08d}" for label in range(NUM_CLASSES))
+source = Source(root=Path("nowhere"), format="folders", classes=classes, splits={"train": listing})
+listed = time.monotonic()
+shards = list(plan(source, Path("out"), Settings()))
+planned = time.monotonic()
+for shard in shards:
+    assert shard.task().plan_hash
+done = time.monotonic()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak *= 1 if sys.platform == "darwin" else 1024
+print(len(names), len(shards), peak, listed - start, planned - listed, done - planned)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
+def test_planning_15_million_images_takes_under_2_gb_and_a_minute() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN_15_MILLION], capture_output=True, text=True, check=True
+    )
+    numbers = [float(number) for number in done.stdout.split()]
+    num_images, num_shards, peak_bytes, listing, planning, hashing = numbers
+    print(
+        f"{num_images:,.0f} images, {num_shards:,.0f} shards: {peak_bytes / 1e6:,.0f} MB; "
+        f"listing {listing:.1f} s, plan {planning:.1f} s, all tasks and hashes {hashing:.1f} s"
+    )
+    assert num_images > 15e6 and num_shards == -(-num_images // 1000)
+    assert peak_bytes < 2e9
+    assert listing + planning + hashing < 60

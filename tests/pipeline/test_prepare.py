@@ -2,10 +2,12 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
+import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from tests.conftest import (
     encoded,
     folder_bytes,
     prepare_here,
+    tar_of_tars,
     write_source,
 )
 
@@ -314,3 +317,205 @@ def test_a_remade_shard_has_no_receipt_while_it_is_being_made(
 
     make_shard(first_task(image_folder, shard_copy), check)
     assert (shard_copy / "train-000000.receipt.json").exists()
+
+
+UNUSUAL = [b"with space.jpg", b"new\nline.jpg", b"caf\xe9.jpg", b"\xff\xfe.jpg", b'quote".jpg']
+
+
+def test_unusual_names_come_through_the_whole_preparation(tmp_path: Path) -> None:
+    source = small_source(tmp_path / "source")
+    folder = os.fsencode(source / "train/ant")
+    good, bad = (folder + b"/00.jpg", b"no photograph")
+    sound, broken = set(), set()
+    for name in UNUSUAL:
+        shutil.copy(good, os.path.join(folder, b"good " + name))
+        Path(os.fsdecode(os.path.join(folder, b"bad " + name))).write_bytes(bad)
+        sound.add(b"train/ant/good " + name)
+        broken.add(b"train/ant/bad " + name)
+    outcome = prepare_here(source, tmp_path / "out", num_workers=2)
+    listing = open_source(source).splits["train"]
+    written = {listing.names[i] for i in outcome.dataset.index("train")["id"]}
+    assert written >= sound and not written & broken
+    lines = (tmp_path / "out" / QUARANTINE_NAME).read_text("ascii").splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert {os.fsencode(entry["source"]) for entry in entries} == broken
+    for entry in entries:
+        assert listing.names[entry["id"]] == os.fsencode(entry["source"])
+        assert entry["split"] == "train" and entry["reason"].startswith("not an image")
+        assert entry["sha256"] == hashlib.sha256(bad).hexdigest()
+    shutil.copytree(tmp_path / "out", tmp_path / "again")
+    assert prepare_here(source, tmp_path / "again").num_made == 0
+    assert folder_bytes(tmp_path / "again") == folder_bytes(tmp_path / "out")
+
+
+def test_what_is_no_readable_file_is_quarantined_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = small_source(tmp_path / "source")
+    folder = source / "train/ant"
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "circle").symlink_to(source / "train", target_is_directory=True)
+    locked = folder / "locked.jpg"
+    shutil.copy(folder / "00.jpg", locked)
+    read = FilePlaces.read
+
+    def refuse(places: FilePlaces, position: int) -> bytes:
+        if places.path(position) == str(locked):  # root may read everything: no chmod
+            raise PermissionError(errno.EACCES, "Permission denied", str(locked))
+        return read(places, position)
+
+    monkeypatch.setattr(FilePlaces, "read", refuse)
+    prepare_here(source, tmp_path / "out")
+    lines = (tmp_path / "out" / QUARANTINE_NAME).read_text().splitlines()
+    assert {(e := json.loads(line))["source"]: e["reason"] for line in lines} == {
+        "train/ant/circle": "unreadable: Is a directory",
+        "train/ant/locked.jpg": "unreadable: Permission denied",
+        "train/ant/pipe.jpg": "unreadable: not a regular file",
+    }
+
+
+def test_classes_that_differ_in_case_only_keep_their_images(tmp_path: Path) -> None:
+    source = small_source(tmp_path / "source")
+    shutil.copytree(source / "train/cat", source / "train/Cat")
+    if len(os.listdir(source / "train")) == len(CLASSES):
+        pytest.skip("this file system does not tell upper from lower case")
+    dataset = prepare_here(source, tmp_path / "out").dataset
+    assert dataset.classes == ("Cat", *CLASSES)
+    assert Counter(dataset.index("train")["label"].tolist()) == {0: 4, 1: 4, 2: 4, 3: 4}
+
+
+def as_archives(source: Path, root: Path) -> Path:
+    """The train split of image folders as a tar of class tars, files and classes backwards."""
+    classes = {
+        name: {
+            path.name: path.read_bytes()
+            for path in sorted((source / "train" / name).iterdir(), reverse=True)
+        }
+        for name in reversed(CLASSES)
+    }
+    root.mkdir()
+    (root / "all.tar").write_bytes(tar_of_tars(classes))
+    return root / "all.tar"
+
+
+def test_archives_and_folders_of_equal_names_give_the_same_bytes(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folders").mkdir()
+    (tmp_path / "folders/train").symlink_to(image_folder / "train")
+    archive = as_archives(image_folder, tmp_path / "archives")
+    before = archive.stat().st_mtime_ns
+    prepare_here(tmp_path / "folders", tmp_path / "one")
+    outcome = prepare_here(archive, tmp_path / "two", num_workers=2)
+    assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "two")
+    assert outcome.dataset.split("train").quarantined == len(BROKEN)
+    assert os.listdir(archive.parent) == ["all.tar"] and archive.stat().st_mtime_ns == before
+
+
+def test_nothing_is_written_beside_the_originals(tmp_path: Path) -> None:
+    source = small_source(tmp_path / "source")
+
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in source.rglob("*")}
+
+    before = state()
+    prepare_here(source, tmp_path / "out")
+    assert state() == before
+
+
+@pytest.mark.parametrize("from_archive", [False, True])
+def test_a_source_that_vanishes_midway_is_a_clear_error_and_can_go_on(
+    tmp_path: Path, from_archive: bool
+) -> None:
+    source = small_source(tmp_path / "source")
+    root = as_archives(source, tmp_path / "archives") if from_archive else source
+    prepare_here(root, tmp_path / "undisturbed", images_per_shard=3)
+    away = tmp_path / "away"
+    opened = open_source(root)
+    done = 0
+
+    def unmount() -> None:
+        nonlocal done
+        done += 1
+        if done == 7:
+            # An archive stays readable while it is open: what a lost disk gives is a short read.
+            if from_archive:
+                shutil.copy(root, away)
+                os.truncate(root, 2000)
+            else:
+                root.rename(away)
+
+    def engine(shards: list[PlannedShard]) -> Stages:
+        for shard in shards:
+            make_shard(shard.task(), unmount)
+        return Counter()
+
+    message = "was cut off while it was read" if from_archive else "was unmounted; start again"
+    with pytest.raises(OSError, match=message):
+        prepare(opened, tmp_path / "out", Settings(images_per_shard=3), engine)
+    assert not list((tmp_path / "out").glob(QUARANTINE_NAME))
+    if from_archive:  # this process still has that file open
+        shutil.copyfile(away, root)
+    else:
+        away.rename(root)
+    outcome = prepare_here(root, tmp_path / "out", images_per_shard=3)
+    assert outcome.num_kept == 2 and outcome.num_made > 0
+    assert folder_bytes(tmp_path / "out") == folder_bytes(tmp_path / "undisturbed")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("ending", ["tar", "idx", "sums.npz", "receipt.json"])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_full_disk_is_a_clear_error_and_keeps_finished_shards(
+    tmp_path: Path, ending: str, num_workers: int
+) -> None:
+    source = small_source(tmp_path / "source")
+    prepare_here(source, tmp_path / "undisturbed", images_per_shard=3)
+    out = tmp_path / "out"
+    out.mkdir()
+    full = out / f"train-000002.{ending}.tmp"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        prepare_here(source, out, num_workers=num_workers, images_per_shard=3)
+    with pytest.raises(ValueError, match="has not finished; start it again to go on"):
+        open_dataset(out)
+    num_finished = len(list(out.glob("*.receipt.json")))
+    assert num_finished >= (2 if num_workers == 1 else 0)
+    full.unlink()
+    outcome = prepare_here(source, out, images_per_shard=3)
+    assert (outcome.num_kept, outcome.num_made) == (num_finished, 5 - num_finished)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "undisturbed")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB: a few shards."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a tmpfs cannot be mounted here: {error}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_small_disk_keeps_what_fitted_and_a_larger_one_goes_on(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    source = small_source(tmp_path / "source")
+    prepare_here(source, tmp_path / "undisturbed", images_per_shard=1)
+    assert sum(map(len, folder_bytes(tmp_path / "undisturbed").values())) > 8e6
+    with pytest.raises(OSError, match="No space left on device"):
+        prepare_here(source, small_disk, images_per_shard=1)
+    num_finished = len(list(small_disk.glob("*.receipt.json")))
+    assert num_finished > 0
+    shutil.copytree(small_disk, tmp_path / "large")
+    outcome = prepare_here(source, tmp_path / "large", images_per_shard=1)
+    assert outcome.num_kept == num_finished
+    left = {path.name for path in (tmp_path / "large").glob("*.tmp")}
+    found = folder_bytes(tmp_path / "large")
+    assert {name: data for name, data in found.items() if name not in left} == folder_bytes(
+        tmp_path / "undisturbed"
+    )

@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.originals import Source
-from pipeline.sources import open_source
+from pipeline.sources import FORMATS, open_source
+from tests.conftest import tar_bytes
 
 
 def write(root: Path, *names: str | bytes) -> Path:
@@ -44,27 +46,31 @@ def test_labels_are_the_places_of_the_class_folders(tmp_path: Path) -> None:
         assert [source.classes[label] for label in listing.labels] == folders
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("split", ["train/", ""])
 def test_the_order_of_the_file_system_does_not_matter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, split: str
 ) -> None:
-    write(tmp_path, *(f"train/{c}/{d}/{i}.jpg" for c in "cab" for d in "yx" for i in range(3)))
+    rng = np.random.default_rng(seed)
+    write(tmp_path, *(f"{split}{c}/{d}/{i}.jpg" for c in "cab" for d in "yx" for i in range(3)))
     expected = open_source(tmp_path)
     scandir = os.scandir
 
-    class Backwards:
-        """os.scandir, last entry first."""
+    class Shuffled:
+        """os.scandir in any order."""
 
         def __init__(self, path: Any) -> None:
             with scandir(path) as entries:
-                self._entries = iter(sorted(entries, key=lambda e: os.fsencode(e.name))[::-1])
+                found = sorted(entries, key=lambda e: os.fsencode(e.name))
+            self._entries = iter([found[i] for i in rng.permutation(len(found))])
 
-        def __enter__(self) -> "Backwards":
+        def __enter__(self) -> "Shuffled":
             return self
 
         def __exit__(self, *_: object) -> None:
             self.close()
 
-        def __iter__(self) -> "Backwards":
+        def __iter__(self) -> "Shuffled":
             return self
 
         def __next__(self) -> "os.DirEntry[Any]":
@@ -73,7 +79,7 @@ def test_the_order_of_the_file_system_does_not_matter(
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(os, "scandir", Backwards)
+    monkeypatch.setattr(os, "scandir", Shuffled)
     assert contents(open_source(tmp_path)) == contents(expected)
 
 
@@ -151,3 +157,30 @@ def test_an_unknown_folder_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "none")
     with pytest.raises(ValueError, match=r".*/file is a file; expected a folder of images"):
         open_source(write(tmp_path, "file") / "file")
+
+
+def test_a_form_can_be_forced_on_what_would_be_taken_for_another(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/1.jpg", "train/b/2.jpg")
+    assert open_source(tmp_path).format == open_source(tmp_path, "folders").format == "folders"
+    tree = open_source(tmp_path, "tree")
+    assert tree.classes == ("train",) and len(tree.splits["train"]) == 2
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"1.jpg": b"one"}))
+    tars = open_source(tmp_path, "class-tars")
+    assert tars.classes == ("a",) and list(tars.splits["train"].names) == [b"train/a/1.jpg"]
+
+
+@pytest.mark.parametrize("form", sorted(FORMATS.keys() - {"folders", "tree"}))
+def test_a_forced_form_that_is_not_there_is_refused(tmp_path: Path, form: str) -> None:
+    write(tmp_path, "train/a/1.jpg")
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        open_source(tmp_path, form)
+
+
+def test_image_folders_without_train_are_refused_where_they_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no folder .*/train; expected train/<class>"):
+        open_source(write(tmp_path, "val/a/1.jpg"), "folders")
+
+
+def test_images_are_looked_for_before_archives_and_tables_beside_them(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/1.jpg", "notes.tar", "data/x.parquet")
+    assert open_source(tmp_path).format == "folders"

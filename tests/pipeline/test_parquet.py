@@ -1,0 +1,162 @@
+"""Parquet files in Hugging Face's form give the images and labels that were put into them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.parquet
+from pipeline.sources import open_source
+from tests.conftest import contents, cut_file
+
+pyarrow = pytest.importorskip("pyarrow")
+NAMES = ("ant", "bee", "cat")
+IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+
+
+@pytest.fixture(autouse=True)
+def no_open_files() -> None:
+    """What earlier tests opened under the same name is forgotten."""
+    for cached in ("_open", "_group_starts", "_images_of_group"):
+        getattr(pipeline.parquet, cached).cache_clear()
+
+
+def image(split: str, row: int) -> bytes:
+    return f"{split} image {row}".encode() * (row + 1)
+
+
+def write_rows(
+    path: Path,
+    labels: list[int | None],
+    *,
+    first: int = 0,
+    names: tuple[str, ...] | None = NAMES,
+    group: int = 3,
+) -> None:
+    """A file of images numbered from `first`, `group` of them to a row group."""
+    from pyarrow import parquet
+
+    split = path.name.split("-")[0]
+    images = [{"bytes": image(split, first + i), "path": f"{i}"} for i in range(len(labels))]
+    table = pyarrow.table(
+        {"image": pyarrow.array(images, IMAGE), "label": pyarrow.array(labels, pyarrow.int64())}
+    )
+    if names is not None:
+        features = {"label": {"names": list(names), "_type": "ClassLabel"}}
+        text = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": text})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, path, row_group_size=group)
+
+
+def write_source(root: Path, **options: Any) -> Path:
+    write_rows(root / "data/train-00000-of-00002.parquet", [2, 0, 1, 1, 0, 2, 2], **options)
+    write_rows(root / "data/train-00001-of-00002.parquet", [1, 1], first=7, **options)
+    write_rows(root / "data/validation-00000-of-00001.parquet", [0, 1, 2], **options)
+    write_rows(root / "data/test-00000-of-00001.parquet", [-1, -1], **options)
+    return root
+
+
+@pytest.mark.parametrize(("names", "classes"), [(NAMES, NAMES), (None, ("0", "1", "2"))])
+def test_rows_are_listed_with_their_labels_and_bytes(
+    tmp_path: Path, names: tuple[str, ...] | None, classes: tuple[str, ...]
+) -> None:
+    source = open_source(write_source(tmp_path, names=names))
+    assert source.format == "parquet" and source.classes == classes
+    assert list(source.splits) == ["train", "val"], "test has no labels"
+    train = [
+        (f"data/train-00000-of-00002.parquet#{i:09d}", classes[label], image("train", i))
+        for i, label in enumerate([2, 0, 1, 1, 0, 2, 2])
+    ] + [
+        (f"data/train-00001-of-00002.parquet#{i:09d}", classes[1], image("train", 7 + i))
+        for i in range(2)
+    ]
+    assert contents(source.splits["train"], source.classes) == train
+    val = [
+        (f"data/validation-00000-of-00001.parquet#{i:09d}", classes[i], image("validation", i))
+        for i in range(3)
+    ]
+    assert contents(source.splits["val"], source.classes) == val
+
+
+def test_labelled_test_rows_are_a_split_and_the_others_are_counted(tmp_path: Path) -> None:
+    write_source(tmp_path)
+    write_rows(tmp_path / "data/test-00000-of-00001.parquet", [-1, 2, -1, 0])
+    source = open_source(tmp_path)
+    found = contents(source.splits["test"], source.classes)
+    assert [entry[1:] for entry in found] == [("cat", image("test", 1)), ("ant", image("test", 3))]
+    assert source.splits["test"].ignored == 2
+
+
+def test_files_may_lie_in_the_folder_itself(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train-0.parquet", [0, 1])
+    assert list(open_source(tmp_path).splits["train"].names) == [
+        b"train-0.parquet#000000000",
+        b"train-0.parquet#000000001",
+    ]
+
+
+def test_a_row_without_bytes_is_an_empty_original(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    images = pyarrow.array([None, {"bytes": None, "path": "x"}, {"bytes": b"x"}], IMAGE)
+    table = pyarrow.table({"image": images, "label": pyarrow.array([0, 1, 1])})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    source = open_source(tmp_path)
+    found = contents(source.splits["train"], source.classes)
+    assert [data for _, _, data in found] == [b"", b"", b"x"]
+
+
+def test_files_without_the_columns_are_refused_by_name(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    path = tmp_path / "train-0.parquet"
+    parquet.write_table(pyarrow.table({"img": [b"x"], "label": [0]}), path)
+    with pytest.raises(ValueError, match=r"train-0.parquet lacks the columns .*; it has: img"):
+        open_source(tmp_path)
+
+
+def test_rows_without_a_label_are_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train-0.parquet", [0, None, 1])
+    with pytest.raises(ValueError, match="train-0.parquet has 1 rows without a label"):
+        open_source(tmp_path)
+
+
+def test_labels_beyond_the_names_are_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train-0.parquet", [0, 3])
+    with pytest.raises(ValueError, match="train has label 3, the files name 3 classes"):
+        open_source(tmp_path)
+
+
+def test_files_without_train_are_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "validation-0.parquet", [0, 1])
+    with pytest.raises(ValueError, match=r"has no train-\*.parquet"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("num_bytes", [1, 100, 10_000])
+def test_a_file_cut_off_is_refused(tmp_path: Path, num_bytes: int) -> None:
+    write_rows(tmp_path / "train-0.parquet", [0, 1] * 50)
+    cut_file(tmp_path / "train-0.parquet", num_bytes)
+    with pytest.raises(ValueError, match="train-0.parquet cannot be read as a parquet file"):
+        open_source(tmp_path)
+
+
+def test_without_pyarrow_the_message_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "train-0.parquet", [0, 1])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"pip install 'fullfeed\[parquet\]'"):
+        open_source(tmp_path)
+
+
+def test_a_file_that_vanishes_is_an_error_of_the_system(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train-0.parquet", [0, 1])
+    listing = open_source(tmp_path).splits["train"]
+    (tmp_path / "train-0.parquet").unlink()
+    pipeline.parquet._open.cache_clear()
+    with pytest.raises(OSError, match="train-0.parquet cannot be read"):
+        listing.places.read(0)
