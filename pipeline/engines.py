@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.sharedctypes import SynchronizedArray
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -19,15 +19,16 @@ import cv2
 
 from pipeline.plan import PlannedShard, ShardTask
 from pipeline.prepare import Stages, make_shard
+from pipeline.tally import Tally
 
 POLL_SECONDS = 0.2
-Report = Callable[[int], None]  # told how many originals have been done so far
+Report = Callable[[Tally], None]  # told what has been done so far
 
 
 def run_tasks(shards: list[PlannedShard], num_workers: int, report: Report) -> Stages:
     """Makes all shards with `num_workers` processes; returns the seconds spent per stage.
 
-    report: called a few times a second in this thread with the number of originals done so far.
+    report: called a few times a second in this thread with what has been done so far.
     The first error (OSError, or a worker that died) stops the rest; finished shards stay.
     """
     if num_workers == 1 or len(shards) < 2:
@@ -38,11 +39,11 @@ def run_tasks(shards: list[PlannedShard], num_workers: int, report: Report) -> S
 def _run_here(shards: list[PlannedShard], report: Report) -> Stages:
     cv2.setNumThreads(1)  # a worker is one thread, here as in a pool
     stages: Stages = Counter()
-    done, reported = 0, 0.0
+    done, reported = Tally(), 0.0
 
-    def advance() -> None:
+    def advance(added: Tally) -> None:
         nonlocal done, reported
-        done += 1
+        done += added
         if time.monotonic() - reported > POLL_SECONDS:
             reported = time.monotonic()
             report(done)
@@ -60,11 +61,11 @@ class _Stopped(Exception):
 class _Worker:
     """What a worker process shares with its parent."""
 
-    done: "Synchronized[int]"  # originals done by all workers
+    done: "SynchronizedArray[int]"  # images, quarantined, source bytes of all workers
     stop: Event
 
 
-def _start_worker(done: "Synchronized[int]", stop: Event) -> None:
+def _start_worker(done: "SynchronizedArray[int]", stop: Event) -> None:
     _Worker.done, _Worker.stop = done, stop
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -79,9 +80,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _advance() -> None:
+def _advance(added: Tally) -> None:
     with _Worker.done.get_lock():
-        _Worker.done.value += 1
+        for i, value in enumerate((added.images, added.quarantined, added.source_bytes)):
+            _Worker.done[i] += value
     if _Worker.stop.is_set():
         raise _Stopped
 
@@ -93,7 +95,7 @@ def _make_in_worker(task: ShardTask) -> Stages:
 def _run_in_processes(shards: list[PlannedShard], num_workers: int, report: Report) -> Stages:
     # "spawn": no thread of this process is inherited half-alive, on every system alike.
     context = multiprocessing.get_context("spawn")
-    done: Any = context.Value("q", 0)
+    done: Any = context.Array("q", 3)
     stop = context.Event()
     stages: Stages = Counter()
     waiting = (shard.task() for shard in shards)  # names go along only now
@@ -108,7 +110,10 @@ def _run_in_processes(shards: list[PlannedShard], num_workers: int, report: Repo
             ended, running = wait(running, POLL_SECONDS, FIRST_COMPLETED)
             for future in ended:
                 stages.update(future.result())
-            report(done.value)
+            images, quarantined, source_bytes = done[:]
+            report(
+                Tally(images=images, quarantined=quarantined, source_bytes=source_bytes)
+            )
     except BrokenProcessPool as error:
         raise OSError(
             "a worker process died (out of memory, or killed); finished shards are kept: start "

@@ -34,6 +34,7 @@ class Receipt:
     bytes: int
     sha256: str
     enlarged: int  # originals with a shorter side under 256 px
+    source_bytes: int  # of the originals, those quarantined included
     quarantined: list[dict[str, Any]]  # source, split, id, reason, sha256
     settings: dict[str, Any]
     settings_hash: str
@@ -59,6 +60,7 @@ class Split:
     written: int
     quarantined: int
     enlarged: int  # of those written: the original's shorter side was under 256 px
+    source_bytes: int  # of the originals found
     fingerprint: str
     index_sha256: str
 

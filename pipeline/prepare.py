@@ -48,13 +48,14 @@ from pipeline.shards import (
     write_index,
     write_sums,
 )
+from pipeline.tally import Tally
 
 Stages = Counter[str]  # seconds per stage: read, decode, resize, encode, verify, sums, write
 Engine = Callable[[list[PlannedShard]], Stages]  # makes the shards of tasks, see engines.py
 NUM_CHECKS = 16  # receipts looked at together: an object store answers each in tens of ms
 # What is wrong with one file alone; any other OSError (a disk, a network) ends the preparation.
 ONE_FILE_ERRORS = {
-    errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENOENT,
+    errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENOENT, errno.ENXIO,
 }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Ou
     if isinstance(out, Path):  # an object store has no folders; a bucket is its owner's to make
         out.mkdir(parents=True, exist_ok=True)
     shards = list(plan(source, out, settings))
-    _refuse_strangers(out, shards)
+    refuse_strangers(out, shards)
     with ThreadPoolExecutor(NUM_CHECKS) as pool:
         finished = list(pool.map(is_finished, shards))
     missing = [shard for shard, there in zip(shards, finished, strict=True) if not there]
@@ -92,29 +93,12 @@ def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Ou
     )
 
 
-def repair(
-    source: Source, dataset: Dataset, damaged: list[tuple[str, int]], engine: Engine
-) -> Dataset:
-    """Makes the `damaged` shards (split, number) of a data set anew, byte for byte.
-
-    ValueError where the source, or a codec's version, is not that which the shards were made with:
-    then dataset.json's SHA-256 could not be met, and nothing is touched.
-    """
-    settings = Settings.from_dict(dataset.settings)
-    shards = list(plan(source, dataset.folder, settings))
-    _refuse_strangers(dataset.folder, shards)
-    for shard in shards:
-        is_finished(shard)  # refuses other settings and other originals
-    wanted = set(damaged)
-    engine([shard for shard in shards if (shard.split, shard.number) in wanted])
-    return finish(source, dataset.folder, settings, shards)
-
-
-def make_shard(task: ShardTask, advance: Callable[[], None]) -> Stages:
+def make_shard(task: ShardTask, advance: Callable[[Tally], None]) -> Stages:
     """Makes one shard: tar, DALI index, exact sums, and last its receipt.
 
-    advance: called after every original. Returns the seconds spent per stage. An original that
-    cannot become a sample is quarantined; OSError (disk full, source gone) ends the task.
+    advance: called after every original with what it adds. Returns the seconds spent per stage.
+    An original that cannot become a sample is quarantined; OSError (disk full, source gone) ends
+    the task.
     """
     receipt_path(task.out, task.split, task.number).unlink(missing_ok=True)
     maker = _Maker(task)
@@ -123,11 +107,11 @@ def make_shard(task: ShardTask, advance: Callable[[], None]) -> Stages:
     with ShardWriter(tar_path, task.number, component) as writer:
         labels = task.originals.labels.tolist()
         for position, (sample_id, label) in enumerate(zip(task.ids.tolist(), labels, strict=True)):
-            encoded = maker.make(position)
+            encoded, added = maker.make(position)
             if encoded is not None:
                 writer.add(sample_id, label, encoded)
             maker.lap("write")
-            advance()
+            advance(added)
     assert writer.written is not None
     write_whole(dali_index_path(task.out, task.split, task.number), writer.written.dali_index)
     write_sums(task.out, task.split, task.number, maker.sums, writer.written.rows)
@@ -136,7 +120,7 @@ def make_shard(task: ShardTask, advance: Callable[[], None]) -> Stages:
     return maker.stages
 
 
-def _refuse_strangers(out: Path, shards: list[PlannedShard]) -> None:
+def refuse_strangers(out: Path, shards: list[PlannedShard]) -> None:
     """ValueError where the folder has finished shards that this plan does not have."""
     planned = {receipt_path(out, shard.split, shard.number).name for shard in shards}
     strangers = sorted(path.name for path in out.glob("*.receipt.json"))
@@ -178,6 +162,7 @@ def finish(
             written=len(rows),
             quarantined=len(entries),
             enlarged=sum(r.enlarged for r in receipts),
+            source_bytes=sum(r.source_bytes for r in receipts),
             fingerprint=fingerprint(shards),
             index_sha256=write_index(out, name, rows),
         )
@@ -199,8 +184,10 @@ class _Maker:
         self.sums = Sums()
         self.quarantined: list[dict[str, Any]] = []
         self.enlarged = 0
+        self.tally = Tally()
         self.stages: Stages = Counter()
         self._task = task
+        self._num_bytes = 0  # of the original in hand
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
@@ -209,13 +196,26 @@ class _Maker:
         self.stages[stage] += now - self._last  # type: ignore[assignment]  # typeshed: int only
         self._last = now
 
-    def make(self, position: int) -> bytes | None:
-        """The stored form of one original, decoded again and summed; None where quarantined."""
+    def make(self, position: int) -> tuple[bytes | None, Tally]:
+        """The stored form of one original, decoded again and summed; None where quarantined.
+
+        With it, what the original adds to the account.
+        """
+        encoded = self._make(position)
+        added = Tally(
+            images=1, quarantined=int(encoded is None), source_bytes=self._num_bytes
+        )
+        self.tally += added
+        return encoded, added
+
+    def _make(self, position: int) -> bytes | None:
         image_format = self._task.settings.image_format
         originals = self._task.originals
         data = b""
+        self._num_bytes = 0
         try:
             data = _read(originals, position)
+            self._num_bytes = len(data)
             self.lap("read")
             pixels = decode(data, ignore_orientation=image_format.ignore_orientation)
         except ImageError as error:
@@ -272,6 +272,7 @@ def _receipt(task: ShardTask, maker: _Maker, written: Written) -> Receipt:
         bytes=written.num_bytes,
         sha256=written.sha256,
         enlarged=maker.enlarged,
+        source_bytes=maker.tally.source_bytes,
         quarantined=maker.quarantined,
         settings=settings,
         settings_hash=canonical_hash(settings),

@@ -10,6 +10,7 @@ import cv2
 
 from pipeline.plan import PlannedShard, ShardTask
 from pipeline.prepare import Stages, make_shard
+from pipeline.tally import Tally
 
 MAX_RETRIES = 5  # of a shard whose worker or node died; an error of the task itself ends the run
 QUEUED_PER_CORE = 2
@@ -18,13 +19,13 @@ CONNECT_SECONDS = 10.0
 
 
 def run_on_ray(
-    shards: list[PlannedShard], address: str | None, report: Callable[[int], None]
+    shards: list[PlannedShard], address: str | None, report: Callable[[Tally], None]
 ) -> Stages:
     """Makes all shards on the Ray cluster at `address`; returns the seconds spent per stage.
 
     address: as ray.init takes it; None starts Ray on this machine alone. Every node needs this
-    package, and must reach source and output under the same names. report: called with the number
-    of originals in finished shards. The death of a worker or a node costs only its unfinished
+    package, and must reach source and output under the same names. report: called with what the
+    finished shards add up to. The death of a worker or a node costs only its unfinished
     shards. ValueError where Ray is missing or cannot be reached; OSError from a task.
     """
     ray = _start_ray(address)
@@ -42,28 +43,32 @@ def run_on_ray(
         ray.shutdown()
 
 
-def _run(ray: Any, shards: list[PlannedShard], report: Callable[[int], None]) -> Stages:
+def _run(ray: Any, shards: list[PlannedShard], report: Callable[[Tally], None]) -> Stages:
     remote = ray.remote(max_retries=MAX_RETRIES, num_cpus=1)(_make_on_node)
     waiting = iter(shards)
-    running: dict[Any, int] = {}  # reference -> originals of the shard
+    running: set[Any] = set()
     stages: Stages = Counter()
-    done = 0
+    done = Tally()
     while True:
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # nodes come and go
         for shard in islice(waiting, max(0, QUEUED_PER_CORE * cores - len(running))):
-            running[remote.remote(shard.task())] = len(shard.ids)
+            running.add(remote.remote(shard.task()))
         if not running:
             return stages
         ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
         for reference in ended:
-            stages.update(ray.get(reference))
-            done += running.pop(reference)
+            of_shard, added = ray.get(reference)
+            stages.update(of_shard)
+            done += added
+            running.remove(reference)
         report(done)
 
 
-def _make_on_node(task: ShardTask) -> Stages:
+def _make_on_node(task: ShardTask) -> tuple[Stages, Tally]:
     cv2.setNumThreads(1)
-    return make_shard(task, lambda: None)
+    parts: list[Tally] = []
+    stages = make_shard(task, parts.append)
+    return stages, sum(parts, Tally())
 
 
 def _start_ray(address: str | None) -> Any:

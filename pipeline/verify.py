@@ -16,6 +16,7 @@ from pipeline.manifest import QUARANTINE_NAME, Dataset, Shard, fingerprint, read
 from pipeline.moments import PCA_NAME, read_statistics
 from pipeline.shards import (
     COMPONENTS,
+    INDEX_DTYPE,
     NUM_KEY_DIGITS,
     Index,
     dali_index_path,
@@ -57,7 +58,7 @@ def verify_dataset(
             rows = dataset.index(split)
         except ValueError as error:
             findings.other.append(str(error))
-            continue
+            rows = _rows_beside_shards(dataset, split)
         _check_counts(dataset, split, rows, findings)
         numbers = range(len(account.shards))
         with ThreadPoolExecutor(available_cores()) as pool:  # hashing and decoding free the GIL
@@ -73,6 +74,17 @@ def verify_dataset(
         findings.class_mix[split] = class_mix(rows)
     _check_statistics(dataset, findings)
     return findings
+
+
+def _rows_beside_shards(dataset: Dataset, split: str) -> Index:
+    """The index rows that lie beside each shard, of those shards where they can be read."""
+    parts = [np.empty(0, INDEX_DTYPE)]
+    for number in range(len(dataset.splits[split].shards)):
+        try:
+            parts.append(read_rows(dataset.folder, split, number))
+        except (OSError, ValueError):
+            pass  # the check of that shard reports it
+    return np.concatenate(parts)
 
 
 def class_mix(rows: Index) -> float:

@@ -13,13 +13,15 @@ from pipeline.originals import Source
 def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
     """Prints per split what was found, written and quarantined; reasons; seconds per stage."""
     dataset = outcome.dataset
-    header = f"{'split':<7}{'found':>11}{'written':>11}{'quarantined':>13}{'shards':>8}{'MB':>10}"
+    header = f"{'split':<7}{'found':>11}{'written':>11}{'quarantined':>13}{'shards':>8}"
+    header += f"{'MB-in':>10}{'MB-out':>10}"
     click.echo(header + f"{'enlarged':>10}{'ignored':>9}")
     for name, split in dataset.splits.items():
-        megabytes = sum(shard.bytes for shard in split.shards) / 1e6
+        megabytes_out = sum(shard.bytes for shard in split.shards) / 1e6
         click.echo(
             f"{name:<7}{split.found:>11,}{split.written:>11,}{split.quarantined:>13,}"
-            f"{len(split.shards):>8,}{megabytes:>10,.1f}{split.enlarged:>10,}"
+            f"{len(split.shards):>8,}{split.source_bytes / 1e6:>10,.1f}{megabytes_out:>10,.1f}"
+            f"{split.enlarged:>10,}"
             f"{source.splits[name].ignored:>9,}"
         )
     reasons: Counter[str] = Counter()

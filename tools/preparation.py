@@ -1,6 +1,7 @@
 """What the preparing commands share: engine, progress, settings from the command line."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.plan import PlannedShard, Settings
 from pipeline.prepare import Engine, Stages, prepare
 from pipeline.ray_engine import run_on_ray
 from pipeline.sources import open_source
+from pipeline.tally import Tally
 from tools.account import print_account
 from tools.progress import Progress
 
@@ -69,7 +71,7 @@ class Preparation:
 
     def _run_on_ray(self, shards: list[PlannedShard]) -> Stages:
         with _progress("prepare", shards) as progress:
-            return run_on_ray(shards, self.ray_address, progress.show)
+            return run_on_ray(shards, self.ray_address, _shown_by(progress))
 
 
 def local_engine(name: str, workers: int) -> Engine:
@@ -77,9 +79,20 @@ def local_engine(name: str, workers: int) -> Engine:
 
     def run(shards: list[PlannedShard]) -> Stages:
         with _progress(name, shards) as progress:
-            return run_tasks(shards, workers, progress.show)
+            return run_tasks(shards, workers, _shown_by(progress))
 
     return run
+
+
+def _shown_by(progress: Progress) -> Callable[[Tally], None]:
+    """Shows a tally: images by the bar, MB/s and the quarantined beside it."""
+    start = time.monotonic()
+
+    def show(done: Tally) -> None:
+        rate = done.source_bytes / 1e6 / max(time.monotonic() - start, 1e-9)
+        progress.show(done.images, f"{rate:,.1f} MB/s, {done.quarantined:,} quarantined")
+
+    return show
 
 
 def _progress(name: str, shards: list[PlannedShard]) -> Progress:

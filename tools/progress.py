@@ -32,9 +32,10 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, done: int) -> None:
-        """Shows that `done` of the total are done."""
+    def show(self, done: int, note: str = "") -> None:
+        """Shows that `done` of the total are done, with `note` behind it."""
         if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
             return
         now = time.monotonic()
@@ -45,7 +46,7 @@ class Progress:
         left = (self._total - done) / rate
         print(
             f"{self._name}: {done:,} of {self._total:,} {self._unit}s, "
-            f"{rate:,.0f} {self._unit}s/s, {left:,.0f} s left",
+            f"{rate:,.0f} {self._unit}s/s, {left:,.0f} s left" + (note and f", {note}"),
             file=sys.stderr,
             flush=True,
         )

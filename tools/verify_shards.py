@@ -13,7 +13,7 @@ import click
 from pipeline.cores import available_cores
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.messages import clear_errors
-from pipeline.prepare import repair
+from pipeline.repair import repair
 from pipeline.sources import FORMATS, open_source
 from pipeline.verify import Findings, verify_dataset
 from tools.preparation import local_engine

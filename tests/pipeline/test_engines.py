@@ -18,7 +18,8 @@ from pipeline.moments import MEAN_NAME, PCA_NAME
 from pipeline.plan import Settings, plan
 from pipeline.prepare import prepare
 from pipeline.sources import open_source
-from tests.conftest import IMAGES_PER_SHARD, folder_bytes, prepare_here, write_source
+from pipeline.tally import Tally
+from tests.conftest import BROKEN, IMAGES_PER_SHARD, folder_bytes, prepare_here, write_source
 
 ENTRY_FILE = Path(__file__).parents[2] / "tools" / "prepare_shards.py"
 
@@ -37,14 +38,23 @@ def test_two_workers_write_the_same_bytes_as_one(
 def test_reports_never_fall_and_end_with_the_total(
     image_folder: Path, tmp_path: Path, num_workers: int
 ) -> None:
-    tasks = list(plan(open_source(image_folder), tmp_path, Settings(images_per_shard=10)))[:2]
-    reports: list[int] = []
+    source = open_source(image_folder)
+    tasks = list(plan(source, tmp_path, Settings(images_per_shard=10)))
+    reports: list[Tally] = []
     run_tasks(tasks, num_workers, reports.append)
-    assert reports == sorted(reports) and reports[-1] == sum(len(task.ids) for task in tasks)
+    for field in ("images", "quarantined", "source_bytes"):
+        values = [getattr(report, field) for report in reports]
+        assert values == sorted(values)
+    originals = [path for path in image_folder.rglob("*/*/*.jpg") if path.name[0] != "."]
+    assert reports[-1] == Tally(
+        images=sum(len(task.ids) for task in tasks),
+        quarantined=len(BROKEN),
+        source_bytes=sum(path.stat().st_size for path in originals),
+    )
 
 
 def test_no_tasks_are_done_at_once() -> None:
-    reports: list[int] = []
+    reports: list[Tally] = []
     assert not run_tasks([], 4, reports.append) and not reports
 
 
@@ -53,9 +63,9 @@ def test_a_killed_worker_ends_the_run_with_advice_and_loses_nothing(
 ) -> None:
     out = tmp_path / "out"
 
-    def kill_one(done: int) -> None:
+    def kill_one(done: Tally) -> None:
         children = multiprocessing.active_children()
-        if done and children and children[0].pid:
+        if done.images and children and children[0].pid:
             os.kill(children[0].pid, signal.SIGKILL)
 
     with pytest.raises(OSError, match=r"a worker process died .*start again .*fewer --workers"):

@@ -20,6 +20,7 @@ from pipeline.originals import FilePlaces
 from pipeline.plan import PlannedShard, Settings, ShardTask, plan
 from pipeline.prepare import Stages, make_shard, prepare
 from pipeline.shards import read_sums
+from pipeline.tally import Tally
 from pipeline.sources import open_source
 from tests.conftest import (
     BROKEN,
@@ -130,7 +131,7 @@ def test_stopped_after_any_image_and_started_again_the_bytes_are_the_same(
     out = tmp_path / "out"
     done = 0
 
-    def advance() -> None:
+    def advance(_: Tally) -> None:
         nonlocal done
         done += 1
         if done > after:
@@ -291,7 +292,7 @@ def test_an_original_that_vanishes_ends_the_task_and_names_it(tmp_path: Path) ->
     name = task.originals.names[3]
     os.unlink(os.path.join(os.fsencode(source), name))
     with pytest.raises(OSError, match=rf"{name.decode()} was listed and is gone"):
-        make_shard(task, lambda: None)
+        make_shard(task, lambda _: None)
     assert not (tmp_path / "train-000000.tar").exists()
     assert read_receipt(tmp_path, "train", 0) is None
 
@@ -305,14 +306,14 @@ def test_a_failing_disk_ends_the_task_and_quarantines_nothing(
     task = first_task(small_source(tmp_path / "source"), tmp_path)
     monkeypatch.setattr(FilePlaces, "read", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        make_shard(task, lambda: None)
+        make_shard(task, lambda _: None)
     assert read_receipt(tmp_path, "train", 0) is None
 
 
 def test_a_remade_shard_has_no_receipt_while_it_is_being_made(
     image_folder: Path, shard_copy: Path
 ) -> None:
-    def check() -> None:
+    def check(_: Tally) -> None:
         assert not (shard_copy / "train-000000.receipt.json").exists()
 
     make_shard(first_task(image_folder, shard_copy), check)
@@ -434,7 +435,7 @@ def test_a_source_that_vanishes_midway_is_a_clear_error_and_can_go_on(
     opened = open_source(root)
     done = 0
 
-    def unmount() -> None:
+    def unmount(_: Tally) -> None:
         nonlocal done
         done += 1
         if done == 7:

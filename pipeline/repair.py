@@ -1,0 +1,76 @@
+"""Damaged shards made anew from the originals, byte for byte."""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+from pipeline.manifest import Dataset, read_receipt, receipt_path
+from pipeline.originals import Source
+from pipeline.plan import PlannedShard, Settings, is_finished, plan
+from pipeline.prepare import Engine, finish, refuse_strangers
+from pipeline.shards import dali_index_path, sums_path
+
+
+def repair(
+    source: Source, dataset: Dataset, damaged: list[tuple[str, int]], engine: Engine
+) -> Dataset:
+    """Makes the `damaged` shards (split, number), and those not whole, anew; then the manifest.
+
+    They are made beside the old ones and take their place only when every one of them has the
+    SHA-256 that dataset.json names. ValueError, with nothing touched, where the originals or a
+    codec's version are not those that the shards were made with.
+    """
+    folder = dataset.folder
+    settings = Settings.from_dict(dataset.settings)
+    shards = list(plan(source, folder, settings))
+    refuse_strangers(folder, shards)
+    _refuse_other_plan(source, dataset, shards)
+    wanted = {*damaged}
+    broken = [
+        shard
+        for shard in shards
+        if not is_finished(shard) or (shard.split, shard.number) in wanted
+    ]
+    with tempfile.TemporaryDirectory(prefix=".repair-", dir=folder) as name:
+        beside = Path(name)
+        engine([dataclasses.replace(shard, out=beside) for shard in broken])
+        for shard in broken:
+            _require_same_bytes(source, dataset, shard, beside)
+        for shard in broken:
+            _put_in_place(dataset, shard, beside)
+    return finish(source, folder, settings, shards)
+
+
+def _refuse_other_plan(source: Source, dataset: Dataset, shards: list[PlannedShard]) -> None:
+    for split, account in dataset.splits.items():
+        planned = sum(shard.split == split for shard in shards)
+        if planned != len(account.shards):
+            raise ValueError(
+                f"{source.root} would make {planned} shards of {split}, {dataset.folder} has "
+                f"{len(account.shards)}: it is another source; nothing was touched"
+            )
+
+
+def _require_same_bytes(
+    source: Source, dataset: Dataset, shard: PlannedShard, beside: Path
+) -> None:
+    made = read_receipt(beside, shard.split, shard.number)
+    assert made is not None
+    expected = dataset.splits[shard.split].shards[shard.number]
+    if made.sha256 != expected.sha256:
+        raise ValueError(
+            f"{expected.name}, made from {source.root} now, has SHA-256 {made.sha256[:12]}…, "
+            f"dataset.json says {expected.sha256[:12]}…: the originals have changed since; "
+            "nothing was touched. To take the new ones, prepare with --fresh"
+        )
+
+
+def _put_in_place(dataset: Dataset, shard: PlannedShard, beside: Path) -> None:
+    """Moves a shard's files, its receipt last, so that it is whole or not at all."""
+    folder, split, number = dataset.folder, shard.split, shard.number
+    receipt_path(folder, split, number).unlink(missing_ok=True)
+    tar = dataset.splits[split].shards[number].name
+    os.replace(beside / tar, folder / tar)
+    for path in (dali_index_path, sums_path, receipt_path):
+        os.replace(path(beside, split, number), path(folder, split, number))
