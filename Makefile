@@ -2,7 +2,7 @@
 # make test   the quick tests;  make test-slow: the long ones;  make lint: flake8 and mypy
 #
 # TORCH_INDEX_URL=URL takes torch from another package index (for instance PyTorch's CPU builds);
-# DALI= leaves NVIDIA DALI out, or names another build of it (see README, "CUDA 12").
+# EXTRAS=dev leaves NVIDIA DALI out (see README, "CUDA 12").
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX_URL ?=

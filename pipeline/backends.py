@@ -62,8 +62,8 @@ class Backend(Protocol):
         """Frees threads and memory."""
 
 
-def choose_backend(asked: str, *, on_gpu: bool) -> tuple[str, str]:
-    """The backend to use and why; `asked` is one of BACKENDS or "auto".
+def candidates(asked: str, *, on_gpu: bool) -> list[tuple[str, str]]:
+    """The backends to try, best first, each with the reason; `asked` is one of BACKENDS or "auto".
 
     on_gpu: whether batches go to a GPU. ValueError where the one asked for cannot work here.
     """
@@ -78,23 +78,37 @@ def choose_backend(asked: str, *, on_gpu: bool) -> tuple[str, str]:
             "--backend numpy"
         )
     if asked != "auto":
-        return asked, "asked for"
+        return [(asked, "asked for")]
     if not has_dali:
-        return "numpy", "DALI is not installed"
+        return [("numpy", "DALI is not installed")]
+    found = [("dali-cpu", "DALI is installed, batches stay on the CPU"), ("numpy", "without DALI")]
     if on_gpu:
-        return "dali-gpu", "DALI is installed, batches go to a GPU"
-    return "dali-cpu", "DALI is installed, batches stay on the CPU"
+        found[0] = ("dali-cpu", "DALI on the CPU")
+        found.insert(0, ("dali-gpu", "DALI is installed, batches go to a GPU"))
+    return found
+
+
+def choose_backend(asked: str, *, on_gpu: bool) -> tuple[str, str]:
+    """The first of `candidates`, and why."""
+    return candidates(asked, on_gpu=on_gpu)[0]
 
 
 def open_backend(name: str, settings: RenderSettings) -> Backend:
-    """Builds the backend `name`; DALI is imported here and only where it is used."""
+    """Builds the backend `name`; DALI is imported here and only where it is used.
+
+    ValueError with the reason where DALI or its driver does not work.
+    """
     if name == "numpy":
         from pipeline.reference import NumpyBackend
 
         return NumpyBackend(settings)
-    from pipeline.graph import DaliBackend
+    try:
+        from pipeline.graph import DaliBackend
 
-    return DaliBackend(settings)
+        return DaliBackend(settings)
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"backend {name} cannot be opened: {reason}") from error
 
 
 def _has_dali() -> bool:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.backends import Backend, RenderSettings, Work, choose_backend, open_backend
+from pipeline.backends import Backend, RenderSettings, Work, candidates, open_backend
 from pipeline.cores import available_cores
 from pipeline.draws import (
     ALPHA_STD,
@@ -66,7 +66,7 @@ class Loader:
         self.dataset = open_dataset(config.shards)
         self.data_wait_seconds = 0.0
         self._index = self.dataset.index(config.split)
-        self._device = torch.device(config.device)
+        self._device = _whole_device(config.device)
         self._statistics = self._read_statistics()
         self._num_samples = len(self._index)
         if config.training and config.batch_size > self._num_samples:
@@ -74,10 +74,8 @@ class Loader:
                 f"batch size {config.batch_size} is over the {self._num_samples} images of "
                 f"{config.split}: not one whole batch; use a smaller one"
             )
-        self.backend, self.backend_reason = choose_backend(
-            config.backend, on_gpu=self._device.type == "cuda"
-        )
-        self._reader, self._renderer = self._open_reader(), self._open_renderer()
+        self._renderer = self._open_renderer()
+        self._reader = self._open_reader()
         self._epoch, self._step = 0, 0
         self._iterator: Iterator[Batch] | None = None
 
@@ -201,15 +199,21 @@ class Loader:
             self._reader.release()
         else:
             images = self._no_images()
-        if images.device != self._device:
+        if self._adds_offsets_on_device:
             images = self._to_device(images, part.draws)
-        crop = torch.from_numpy(np.ascontiguousarray(part.draws.crop))
         return Batch(
             images=images,
-            labels=torch.from_numpy(chosen["label"].astype(np.int64)).to(self._device),
+            labels=self._moved(chosen["label"].astype(np.int64)),
             ids=torch.from_numpy(chosen["id"].astype(np.int64)),
-            crop=crop.to(self._device),
+            crop=self._moved(part.draws.crop),
         )
+
+    def _moved(self, values: NDArray[Any]) -> torch.Tensor:
+        """Numbers on the batch's device, without waiting for what the device is doing."""
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        if self._device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _to_device(self, images: torch.Tensor, drawn: Draws) -> torch.Tensor:
         """uint8 pixels of a CPU backend to the GPU, where lighting is added in float32."""
@@ -219,7 +223,7 @@ class Loader:
         offsets = self._offsets(drawn)
         pixels = moved.float()
         if offsets is not None:
-            pixels += torch.from_numpy(offsets).to(self._device)[:, :, None, None]
+            pixels += self._moved(offsets)[:, :, None, None]
         return pixels.half()
 
     def _no_images(self) -> torch.Tensor:
@@ -282,11 +286,21 @@ class Loader:
             depth=config.prefetch,
             full=config.views == "full",
             dtype=dtype,
-            device=(self._device.index or 0) if self.backend == "dali-gpu" else None,
+            device=self._device.index if self.backend == "dali-gpu" else None,
         )
 
     def _open_renderer(self) -> Backend:
-        return open_backend(self.backend, self._render_settings())
+        """Opens the backend asked for, or the first that works here; sets its name and why."""
+        reasons: list[str] = []
+        for name, reason in candidates(self.config.backend, on_gpu=self._device.type == "cuda"):
+            self.backend, self.backend_reason = name, "; ".join([*reasons, reason])
+            try:
+                return open_backend(name, self._render_settings())
+            except ValueError as error:
+                if self.config.backend != "auto":
+                    raise
+                reasons.append(f"{name} does not work here ({error})")
+        raise ValueError("; ".join(reasons))
 
     def _open_reader(self) -> Reader:
         config = self.config
@@ -307,6 +321,14 @@ class Loader:
             self._iterator = None
         self._renderer.clear()
         self._reader.clear()
+
+
+def _whole_device(name: str) -> torch.device:
+    """A device with its index, as tensors name theirs: "cuda" is the current GPU."""
+    device = torch.device(name)
+    if device.type == "cuda" and ":" not in name:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 @dataclass(frozen=True)

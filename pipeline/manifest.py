@@ -10,8 +10,10 @@ from typing import Any
 
 from pipeline.atomic import write_whole
 from pipeline.shards import (
+    COMPONENTS,
     Index,
     dali_index_path,
+    dali_index_text,
     read_index,
     read_rows,
     shard_stem,
@@ -132,12 +134,13 @@ def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
         if receipt.format_version != FORMAT_VERSION:
             return None
         size = (folder / receipt.shard).stat().st_size
-        num_rows = len(read_rows(folder, split, number))
-    except (OSError, ValueError, TypeError):
+        rows = read_rows(folder, split, number)
+        dali_index = dali_index_path(folder, split, number).read_bytes()
+        component = COMPONENTS[receipt.settings["encoding"]]
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    whole = size == receipt.bytes and num_rows == receipt.samples
-    whole = whole and dali_index_path(folder, split, number).is_file()
-    return receipt if whole else None
+    whole = size == receipt.bytes and len(rows) == receipt.samples
+    return receipt if whole and dali_index == dali_index_text(rows, component) else None
 
 
 def write_dataset(dataset: Dataset) -> None:
@@ -195,8 +198,8 @@ def open_dataset(folder: Path, *, check_sizes: bool = True) -> Dataset:
         TypeError,
     ) as error:
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}); prepare again: finished shards "
-            "are kept, dataset.json is written anew"
+            f"{path} is damaged ({type(error).__name__}: {error}); prepare again, finished shards "
+            f"are kept and dataset.json is written anew: {_prepare(folder)}"
         ) from error
     for split in splits.values() if check_sizes else ():
         _check_sizes(folder, split)
@@ -224,8 +227,12 @@ def remove_dataset(folder: Path) -> int:
     return len(paths)
 
 
+def _prepare(folder: Path) -> str:
+    return f"tools/prepare_shards.py SOURCE --out {folder}"
+
+
 def _no_dataset(folder: Path) -> str:
-    prepare = f"tools/prepare_shards.py SOURCE --out {folder}"
+    prepare = _prepare(folder)
     if not folder.is_dir():
         return f"there is no folder {folder}; prepare shards first: {prepare}"
     if any(folder.glob("*.receipt.json")):
@@ -240,11 +247,11 @@ def _check_sizes(folder: Path, split: Split) -> None:
             size = path.stat().st_size
         except OSError as error:
             raise ValueError(
-                f"{path} cannot be read ({error.strerror}); prepare again: only missing shards "
-                "are written"
+                f"{path} cannot be read ({error.strerror}); prepare again, only missing shards "
+                f"are written: {_prepare(folder)}"
             ) from error
         if size != shard.bytes:
             raise ValueError(
                 f"{path} has {size} bytes, {shard.bytes} were written: it was cut off or "
-                "replaced; prepare again: only damaged shards are written anew"
+                f"replaced; prepare again, only damaged shards are made anew: {_prepare(folder)}"
             )

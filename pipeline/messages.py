@@ -1,6 +1,7 @@
 """What a command says when it cannot go on: one line, and an exit code."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -8,6 +9,13 @@ from typing import ParamSpec
 import click
 
 P = ParamSpec("P")
+
+
+def explain(error: Exception) -> str:
+    """What an error says to a person: the file system's own errors as "path: what is wrong"."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -22,7 +30,7 @@ def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except (ValueError, OSError) as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {explain(error)}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted; what was finished is kept, start again to go on", err=True)

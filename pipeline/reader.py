@@ -137,7 +137,8 @@ class Reader:
                 what = f"{got} of {sizes[i]} bytes" if got != sizes[i] else "other bytes"
                 raise ValueError(
                     f"{shard.path}, sample {chosen['id'][i]}: {what} than were written; the shard "
-                    "was changed or damaged: remove it and prepare again, only it is made anew"
+                    "was changed or damaged, mend it: tools/verify_shards.py "
+                    f"{shard.path.parent} --repair SOURCE"
                 )
 
 
@@ -151,8 +152,8 @@ class _Shard:
             self.descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise ValueError(
-                f"{path} cannot be read ({error.strerror}); prepare again: only missing shards "
-                "are written"
+                f"{path} cannot be read ({error.strerror}); prepare again, only missing shards "
+                f"are written: tools/prepare_shards.py SOURCE --out {path.parent}"
             ) from error
 
     def __del__(self) -> None:

@@ -13,7 +13,12 @@ from pipeline.backends import RenderSettings, Work
 from pipeline.draws import CROP_PX
 from pipeline.images import SIZE_PX, Pixels, decode_stored
 
-NUM_OWN_REFERENCES = 3  # of a free buffer: the list's, the loop variable's, the argument's
+
+def _own_references() -> int:
+    """What getrefcount says of a buffer that only a list holds; it differs between Pythons."""
+    for buffer in [np.empty(0)]:
+        return sys.getrefcount(buffer)
+    raise AssertionError
 
 
 def render(
@@ -57,6 +62,7 @@ class NumpyBackend:
     def __init__(self, settings: RenderSettings) -> None:
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="fullfeed-render")
+        self._own_references = _own_references()
         self._buffers: list[NDArray[np.generic]] = []
         self._steps: deque[tuple[NDArray[np.generic], list[Future[None]]]] = deque()
 
@@ -88,7 +94,7 @@ class NumpyBackend:
     def _free_buffer(self) -> NDArray[np.generic]:
         """A batch's memory that nobody holds any more: fresh memory costs a tenth of decoding."""
         for buffer in self._buffers:
-            if sys.getrefcount(buffer) == NUM_OWN_REFERENCES:  # no view, no tensor
+            if sys.getrefcount(buffer) == self._own_references:  # no view, no tensor
                 return buffer
         side = self._settings.side_px
         shape = (self._settings.max_rows, side, side, 3)

@@ -185,7 +185,10 @@ def write_index(folder: Path, split: str, rows: Index) -> str:
 def read_index(folder: Path, split: str, sha256: str, num_samples: int) -> Index:
     """The index rows of a split; ValueError, with the mend, where they are not those written."""
     path = folder / index_name(split)
-    mend = "prepare again: finished shards are kept, the index is written anew"
+    mend = (
+        "prepare again, finished shards are kept and the index is written anew: "
+        f"tools/prepare_shards.py SOURCE --out {folder}"
+    )
     try:
         data = path.read_bytes()
     except OSError as error:

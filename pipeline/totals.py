@@ -65,7 +65,7 @@ def _decode_shard(folder: Path, split: str, number: int, rows: Index) -> Sums:
                 sums.add(decode_stored(data))
             except ImageError as error:
                 raise ValueError(
-                    f"{path}, sample {row['id']}: {error}; remove that shard and prepare again: "
-                    "only it is written anew"
+                    f"{path}, sample {row['id']}: {error}; mend it: tools/verify_shards.py "
+                    f"{folder} --repair SOURCE"
                 ) from error
     return sums

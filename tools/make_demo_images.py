@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from pipeline.cores import available_cores
+from pipeline.messages import clear_errors
 from tools.synthetic.folder import DemoFolder
 from tools.synthetic.picture import CLASSES
 
@@ -37,6 +38,7 @@ from tools.synthetic.picture import CLASSES
     "--workers", type=click.IntRange(min=1), default=available_cores,
     metavar="PROCESSES", show_default="one per CPU", help="Processes that draw.",
 )
+@clear_errors
 def main(out: Path, train_per_class: int, val_per_class: int, seed: int, workers: int) -> None:
     """Draw ten classes of made-up photographs into the folder OUT, which must be new or empty."""
     folder = DemoFolder(

@@ -10,6 +10,8 @@ import click
 from pipeline.engines import run_tasks
 from pipeline.images import ImageFormat
 from pipeline.manifest import Dataset, remove_dataset
+from pipeline.messages import explain
+from pipeline.originals import Source
 from pipeline.plan import PlannedShard, Settings
 from pipeline.prepare import Engine, Stages, prepare
 from pipeline.ray_engine import run_on_ray
@@ -56,13 +58,28 @@ class Preparation:
             shuffle_seed=self.shuffle_seed,
             val_fraction=self.val_fraction,
         )
-        source = open_source(self.source, self.format, self.val_fraction)
+        source = self._open_source()
         if self.fresh:
             num_removed = remove_dataset(self.out)
             click.echo(f"--fresh: removed {num_removed} files of earlier shards from {self.out}")
-        outcome = prepare(source, self.out, settings, self._engine())
+        try:
+            outcome = prepare(source, self.out, settings, self._engine())
+        except OSError as error:
+            raise OSError(
+                f"{explain(error)}; finished shards are kept: put that right (or give another "
+                f"--out), then start the same command again"
+            ) from error
         print_account(outcome, source, seconds=time.monotonic() - start)
         return outcome.dataset
+
+    def _open_source(self) -> Source:
+        try:
+            return open_source(self.source, self.format, self.val_fraction)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{explain(error)}; put that right, then: tools/prepare_shards.py {self.source} "
+                f"--out {self.out} (to try without data: tools/make_demo_images.py demo/images)"
+            ) from error
 
     def _engine(self) -> Engine:
         if self.engine == "local":

@@ -142,7 +142,7 @@ def test_a_changed_byte_names_shard_and_sample(shard_copy: Path) -> None:
     flip_byte(path, int(row["offset"]) + 40)
     reader = reader_of(shard_copy, max_rows=39)
     reader.request(np.arange(39))
-    expected = rf"{path}, sample {row['id']}: other bytes than were written; .*prepare again"
+    expected = rf"{path}, sample {row['id']}: other bytes than were written; .* --repair SOURCE"
     with pytest.raises(ValueError, match=expected):
         reader.take()
     reader.clear()

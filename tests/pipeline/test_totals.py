@@ -64,7 +64,7 @@ def test_a_damaged_image_is_named_when_it_is_decoded_again(shard_copy: Path) -> 
     row = dataset.index("train")[-1]
     path = shard_copy / f"train-{row['shard']:06d}.tar"
     flip_byte(path, int(row["offset"]) + 30)
-    expected = rf"{path}, sample {row['id']}: .*remove that shard and prepare again"
+    expected = rf"{path}, sample {row['id']}: .*verify_shards.py .* --repair SOURCE"
     with pytest.raises(ValueError, match=expected):
         decode_sums(dataset, "train", lambda _: None)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.backends import choose_backend
 from pipeline.manifest import open_dataset
+from pipeline.moments import read_statistics
 from tools.measure.contestants import PEERS, Entrant, our_entrant
 from tools.measure.feed import FeedSettings
 from tools.measure.host import Host
@@ -59,6 +60,7 @@ def run_loader_contest(
     ValueError where the shards cannot be used. Peers that are not installed or fail are named in
     the report with the reason, and the rest goes on.
     """
+    read_statistics(contest.shards, open_dataset(contest.shards).fingerprint("train"))
     ours, absent = _our_entrants(contest.backends)
     peers = [PEERS[name] for name in dict.fromkeys(contest.peers)]
     present: list[Entrant] = []
