@@ -92,6 +92,7 @@ def split_off(source: Source, fraction: float) -> Source:
     splits = {
         "train": replace(train.take(np.flatnonzero(~chosen)), ignored=train.ignored),
         "val": train.take(np.flatnonzero(chosen)),
+        **{name: rest for name, rest in source.splits.items() if name != "train"},
     }
     return Source(
         root=source.root, format=source.format, classes=source.classes, splits=splits

@@ -14,7 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 SIZE_PX = 256  # the paper, section 2: shorter side 256, then the central 256 x 256
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs; 268 MB as RGB
-EXIF_WINDOW_BYTES = 65_536  # the APP1 segment, if any, comes first and is at most this long
+# What photographs come in; no formats that start other programs (EPS) or depend on the machine.
+PILLOW_FORMATS = (
+    "JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "TGA", "AVIF", "ICO",
+)  # fmt: skip
 ORIENTATION_TAG = 0x0112
 
 Pixels = NDArray[np.uint8]  # (height, width, 3)
@@ -77,19 +80,27 @@ def decode(data: bytes, *, ignore_orientation: bool = False) -> Pixels:
 
     Ordinary JPEGs go through simplejpeg in strict mode; whatever it refuses (CMYK, damage that
     libjpeg warns about, other formats) is judged by Pillow. The two are bit-equal where both
-    decode. Raises ImageError.
+    decode. Raises ImageError; MemoryError passes through, it says nothing of the image.
     """
     if not data:
         raise ImageError("empty file")
-    if data.startswith(b"\xff\xd8") and (ignore_orientation or _is_upright(data)):
-        try:
-            height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-            if colour in ("YCbCr", "Gray", "RGB") and height * width <= MAX_PIXELS:
-                pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
-                return pixels
-        except ValueError:
-            pass  # Pillow judges, and its message is the reason
-    return _decode_with_pillow(data, ignore_orientation)
+    if not data.startswith(b"\xff\xd8"):
+        return _decode_with_pillow(data, ignore_orientation)
+    try:
+        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > MAX_PIXELS:
+            raise ImageError(f"too large: {width} x {height} px, over {MAX_PIXELS} pixels")
+        if colour not in ("YCbCr", "Gray", "RGB"):
+            simplejpeg.decode_jpeg(data, "CMYK")  # only to be refused where it is cut off
+            return _decode_with_pillow(data, ignore_orientation)
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except ImageError:
+        raise
+    except ValueError as error:
+        if "remature end" in str(error):  # Pillow would fill the rest with grey
+            raise ImageError(f"cannot be decoded: truncated ({error})") from error
+        return _decode_with_pillow(data, ignore_orientation)
+    return pixels if ignore_orientation else _upright(pixels, _orientation(data))
 
 
 def decode_stored(encoded: bytes | memoryview) -> Pixels:
@@ -145,15 +156,31 @@ def fit(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(square)
 
 
-def _is_upright(data: bytes) -> bool:
-    """Whether a JPEG has no EXIF orientation other than 1 (the search costs 3 microseconds)."""
-    if b"Exif\x00\x00" not in data[:EXIF_WINDOW_BYTES]:
-        return True
+def _orientation(data: bytes) -> int:
+    """The EXIF orientation of a JPEG, 1..8; 1 where it has none (the search costs 5 us)."""
+    if b"Exif\x00\x00" not in data:
+        return 1
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return bool(image.getexif().get(ORIENTATION_TAG, 1) == 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+                found = image.getexif().get(ORIENTATION_TAG, 1)
+        return found if found in range(1, 9) else 1
+    except MemoryError:
+        raise
     except Exception:  # a broken EXIF block says nothing about the pixels
-        return True
+        return 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Pixels turned as EXIF says (TIFF 6.0, tag 274), as a view."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 def _decode_with_pillow(data: bytes, ignore_orientation: bool) -> Pixels:
@@ -161,7 +188,7 @@ def _decode_with_pillow(data: bytes, ignore_orientation: bool) -> Pixels:
         with warnings.catch_warnings():
             # Pillow warns of bombs and odd metadata; size is judged below, metadata is not kept.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(
                         f"too large: {image.width} x {image.height} px, over {MAX_PIXELS} pixels"
@@ -175,6 +202,8 @@ def _decode_with_pillow(data: bytes, ignore_orientation: bool) -> Pixels:
         raise ImageError("not an image") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise anything; whatever it is, it is the reason
         raise ImageError(f"cannot be decoded: {error or type(error).__name__}") from error
 
@@ -183,7 +212,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """RGB of any mode: transparency over white, 16 bits scaled to 8 (Pillow alone would clip)."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.float64)
-        if image.mode != "F" and wide.max(initial=0) > 255:
+        if image.mode.startswith("I;16") or (image.mode == "I" and wide.max(initial=0) > 255):
             wide /= 257  # 65535 / 255
         return Image.fromarray(np.clip(np.rint(wide), 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

@@ -218,7 +218,8 @@ def _split(value: dict[str, Any]) -> Split:
 def remove_dataset(folder: Path) -> int:
     """Removes all that a preparation wrote into `folder`, and nothing else; returns the count."""
     made = re.compile(
-        r"\w+-\d{6}\.(tar|idx|sums\.npz|receipt\.json)(\.tmp)?|\w+\.index\.npy(\.tmp)?"
+        r"(train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)(\.tmp)?"
+        r"|(train|val|test)\.index\.npy(\.tmp)?"
         rf"|({DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|pca\.json|mean\.npy)(\.tmp)?"
     )
     paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]

@@ -32,6 +32,11 @@ def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
         except (ValueError, OSError) as error:
             click.echo(f"error: {explain(error)}", err=True)
             sys.exit(1)
+        except Exception as error:
+            if not type(error).__module__.startswith("botocore"):
+                raise
+            click.echo(f"error: the object store: {error}", err=True)  # no login, no network
+            sys.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted; what was finished is kept, start again to go on", err=True)
             sys.exit(130)

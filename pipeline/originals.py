@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 OPEN_ARCHIVES = 128  # at a time in a process; ImageNet-21k has 21,841, systems allow 1,024
 ITERATED_AT_ONCE = 1 << 16  # names; a list of all their ends would take more than they do
+MAX_FILE_BYTES = 1 << 28  # no photograph is larger; a video among them is not read into memory
 Ids = NDArray[np.int64]
 
 
@@ -67,6 +68,9 @@ class Places(Protocol):
     def read(self, position: int) -> bytes:
         """The bytes of an original; OSError as the file system raises it."""
 
+    def num_bytes(self) -> int | None:
+        """How large all of them are together; None where only reading would tell."""
+
 
 @dataclass(frozen=True)
 class FilePlaces:
@@ -82,9 +86,19 @@ class FilePlaces:
     def read(self, position: int) -> bytes:
         """The bytes of a file; OSError (EINVAL) where it is a pipe or a device."""
         with open(self.path(position), "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, too large for a photograph")
             return file.read()
+
+    def num_bytes(self) -> int | None:
+        """The sum of the files' sizes; None where one cannot be looked at."""
+        try:
+            return sum(os.stat(self.path(i)).st_size for i in range(len(self.names)))
+        except OSError:
+            return None
 
     def path(self, position: int) -> str:
         """The path of a file."""
@@ -103,6 +117,10 @@ class SpanPlaces:
     def take(self, ids: Ids, names: Names) -> "SpanPlaces":
         """The places at these positions."""
         return SpanPlaces(self.archives, self.archive[ids], self.offset[ids], self.size[ids])
+
+    def num_bytes(self) -> int | None:
+        """The sum of the members' sizes."""
+        return int(self.size.sum())
 
     def read(self, position: int) -> bytes:
         """The bytes of a member; OSError where the archive has become shorter."""

@@ -27,6 +27,10 @@ class ParquetPlaces:
         """The places at these positions."""
         return ParquetPlaces(self.files, self.file[ids], self.row[ids])
 
+    def num_bytes(self) -> int | None:
+        """None: only reading would tell."""
+        return None
+
     def read(self, position: int) -> bytes:
         """The bytes of one image; OSError where the file cannot be read any more."""
         path, row = self.files[int(self.file[position])], int(self.row[position])

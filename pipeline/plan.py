@@ -8,12 +8,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from pipeline.atomic import is_local
 from pipeline.images import ImageFormat
 from pipeline.manifest import canonical_hash, read_receipt
 from pipeline.shards import shard_stem
 from pipeline.originals import Ids, Listing, Source
 
 PLAN_VERSION = 1
+UNREADABLE = "unreadable"  # begins the reason of an original that may be readable another time
 PLAN_TAG = 0x706C616E  # "plan": keeps this stream of random numbers apart from every other
 
 
@@ -136,10 +138,25 @@ def is_finished(shard: PlannedShard) -> bool:
     settings = shard.settings.as_dict()
     if receipt.settings_hash != canonical_hash(settings):
         _refuse(shard, f"with other settings ({_difference(receipt.settings, settings)})")
-    if receipt.plan_hash != shard.task().plan_hash:
-        root = shard.source.root
+    task = shard.task()
+    root = shard.source.root
+    if receipt.plan_hash != task.plan_hash:
         _refuse(shard, f"from other originals (files added, removed or renamed in {root}?)")
+    if any(entry["reason"].startswith(UNREADABLE) for entry in receipt.quarantined):
+        return False  # perhaps they can be read now
+    if task.originals.places.num_bytes() not in (None, receipt.source_bytes):
+        _refuse(shard, f"from originals of another size (files of {root} have changed)")
     return True
+
+
+def refuse_inside(source: Source, out: Path) -> None:
+    """ValueError where shards would be written among the originals, and be taken for some."""
+    if not is_local(out):
+        return
+    here, root = out.resolve(), source.root.resolve()
+    walked = [root] if source.format == "tree" else [root / split for split in source.splits]
+    if here == root or any(here.is_relative_to(folder) for folder in walked):
+        raise ValueError(f"--out {out} lies among the originals in {source.root}; give another")
 
 
 def _refuse(shard: PlannedShard, how: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.atomic import write_whole
+from pipeline.atomic import is_local, sole_writer, write_whole
 from pipeline.images import SIZE_PX, ImageError, decode, decode_stored, encode, fit
 from pipeline.manifest import (
     DATASET_NAME,
@@ -37,7 +37,15 @@ from pipeline.manifest import (
 )
 from pipeline.moments import Sums
 from pipeline.originals import FilePlaces, Listing, Source
-from pipeline.plan import PlannedShard, Settings, ShardTask, is_finished, plan
+from pipeline.plan import (
+    UNREADABLE,
+    PlannedShard,
+    Settings,
+    ShardTask,
+    is_finished,
+    plan,
+    refuse_inside,
+)
 from pipeline.shards import (
     COMPONENTS,
     ShardWriter,
@@ -56,6 +64,7 @@ NUM_CHECKS = 16  # receipts looked at together: an object store answers each in 
 # What is wrong with one file alone; any other OSError (a disk, a network) ends the preparation.
 ONE_FILE_ERRORS = {
     errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENOENT, errno.ENXIO,
+    errno.EFBIG,
 }  # fmt: skip
 
 
@@ -75,22 +84,24 @@ def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Ou
     ValueError where the folder holds shards of other settings or originals, or where no file of a
     split can be prepared; OSError where the disk fails. Either way finished shards stay.
     """
-    if isinstance(out, Path):  # an object store has no folders; a bucket is its owner's to make
+    refuse_inside(source, out)
+    if is_local(out):  # an object store has no folders; a bucket is its owner's to make
         out.mkdir(parents=True, exist_ok=True)
-    shards = list(plan(source, out, settings))
-    refuse_strangers(out, shards)
-    with ThreadPoolExecutor(NUM_CHECKS) as pool:
-        finished = list(pool.map(is_finished, shards))
-    missing = [shard for shard, there in zip(shards, finished, strict=True) if not there]
-    if missing:
-        (out / DATASET_NAME).unlink(missing_ok=True)  # no data set until it is whole again
-    stages = engine(missing)
-    return Outcome(
-        dataset=finish(source, out, settings, shards),
-        num_made=len(missing),
-        num_kept=len(shards) - len(missing),
-        stages=stages,
-    )
+    with sole_writer(out):
+        shards = list(plan(source, out, settings))
+        with ThreadPoolExecutor(NUM_CHECKS) as pool:
+            finished = list(pool.map(is_finished, shards))
+        refuse_strangers(out, shards)
+        missing = [shard for shard, there in zip(shards, finished, strict=True) if not there]
+        if missing:
+            (out / DATASET_NAME).unlink(missing_ok=True)  # no data set until it is whole again
+        stages = engine(missing)
+        return Outcome(
+            dataset=finish(source, out, settings, shards),
+            num_made=len(missing),
+            num_kept=len(shards) - len(missing),
+            stages=stages,
+        )
 
 
 def make_shard(task: ShardTask, advance: Callable[[Tally], None]) -> Stages:
@@ -187,7 +198,7 @@ class _Maker:
         self.tally = Tally()
         self.stages: Stages = Counter()
         self._task = task
-        self._num_bytes = 0  # of the original in hand
+        self._num_bytes, self._was_read = 0, False  # of the original in hand
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
@@ -212,19 +223,22 @@ class _Maker:
         image_format = self._task.settings.image_format
         originals = self._task.originals
         data = b""
-        self._num_bytes = 0
+        self._num_bytes, self._was_read = 0, False
         try:
             data = _read(originals, position)
-            self._num_bytes = len(data)
+            self._num_bytes, self._was_read = len(data), True
             self.lap("read")
             pixels = decode(data, ignore_orientation=image_format.ignore_orientation)
+        except MemoryError as error:
+            name = os.fsdecode(originals.names[position])
+            raise OSError(f"out of memory while decoding {name}: use fewer --workers") from error
         except ImageError as error:
             entry = {
                 "source": os.fsdecode(originals.names[position]),
                 "split": self._task.split,
                 "id": int(self._task.ids[position]),
                 "reason": str(error),
-                "sha256": hashlib.sha256(data).hexdigest(),
+                "sha256": hashlib.sha256(data).hexdigest() if self._was_read else None,
             }
             self.quarantined.append(entry)
             return None
@@ -253,7 +267,7 @@ def _read(originals: Listing, position: int) -> bytes:
             ) from error
         if error.errno in ONE_FILE_ERRORS:
             what = "broken symbolic link" if error.errno == errno.ENOENT else error.strerror
-            raise ImageError(f"unreadable: {what}") from error
+            raise ImageError(f"{UNREADABLE}: {what}") from error
         raise
 
 

@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from pipeline.atomic import sole_writer
 from pipeline.manifest import Dataset, read_receipt, receipt_path
 from pipeline.originals import Source
 from pipeline.plan import PlannedShard, Settings, is_finished, plan
@@ -32,7 +33,7 @@ def repair(
         for shard in shards
         if not is_finished(shard) or (shard.split, shard.number) in wanted
     ]
-    with tempfile.TemporaryDirectory(prefix=".repair-", dir=folder) as name:
+    with sole_writer(folder), tempfile.TemporaryDirectory(prefix=".repair-", dir=folder) as name:
         beside = Path(name)
         engine([dataclasses.replace(shard, out=beside) for shard in broken])
         for shard in broken:

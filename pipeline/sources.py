@@ -19,6 +19,7 @@ def open_source(root: Path, format: str = "auto", val_fraction: float | None = N
     """
     if not root.exists():
         raise ValueError(f"there is no {root}; expected a folder of images or ImageNet's archives")
+    root = root.absolute()  # "." has no name to recognise
     if format == "auto":
         format = _recognise(root)
     source = FORMATS[format](root)

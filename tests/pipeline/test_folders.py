@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.sources import open_source
-from tests.conftest import contents
+from tests.conftest import contents, write_source
 from tests.pipeline.test_sources import write
 
 
@@ -176,3 +176,14 @@ def test_a_folder_that_cannot_be_listed_is_refused(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ValueError, match=r"train/b cannot be listed: Permission denied"):
         open_source(tmp_path)
+
+
+def test_setting_val_apart_keeps_a_test_split(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", train_per_class=4, val_per_class=2)
+    (source / "val").rename(source / "test")
+    found = open_source(source, val_fraction=0.5).splits
+    assert {name: len(listing) for name, listing in found.items()} == {
+        "train": 6,
+        "val": 6,
+        "test": 6,
+    }

@@ -339,3 +339,29 @@ def test_settings_tell_formats_apart_and_name_the_libraries() -> None:
     found = [image_format.settings() for image_format in formats]
     assert all(a != b for i, a in enumerate(found) for b in found[:i])
     assert {"opencv", "simplejpeg", "pillow", "libjpeg_turbo"} <= found[0]["versions"].keys()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_half_a_jpeg_that_ends_as_a_whole_one_is_refused(mode: str) -> None:
+    whole = encoded(Image.fromarray(photograph(np.random.default_rng(5), 300, 280)).convert(mode))
+    decode(whole)
+    with pytest.raises(ImageError, match=r"cannot be decoded: .*(truncated|remature)"):
+        decode(whole[: len(whole) // 2] + b"\xff\xd9")
+
+
+def test_bytes_behind_a_whole_jpeg_do_no_harm() -> None:
+    whole = encoded(Image.fromarray(photograph(np.random.default_rng(6), 120, 90)))
+    assert np.array_equal(decode(whole + b"\0" * 100), decode(whole))
+
+
+def test_an_orientation_far_behind_a_long_comment_is_found() -> None:
+    whole = encoded(
+        Image.fromarray(photograph(np.random.default_rng(7), 120, 90)), exif=with_orientation(6)
+    )
+    comment = b"\xff\xfe" + (65_000).to_bytes(2, "big") + b" " * 64_998
+    assert decode(whole[:2] + comment * 2 + whole[2:]).shape == (120, 90, 3)
+
+
+def test_a_dark_image_of_16_bits_stays_dark() -> None:
+    dark = Image.fromarray(np.full((20, 30), 200, np.uint16))
+    assert decode(encoded(dark, "PNG")).max() == 1  # 200 of 65,535

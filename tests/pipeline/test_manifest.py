@@ -14,6 +14,7 @@ from pipeline.manifest import (
     TIMM_NAME,
     canonical_hash,
     open_dataset,
+    remove_dataset,
     read_receipt,
     remove_dataset,
 )
@@ -184,3 +185,13 @@ def test_removal_takes_what_preparation_wrote_and_nothing_else(shard_copy: Path)
     (shard_copy / "train-000009.tar.tmp").write_bytes(b"left by a kill")
     assert remove_dataset(shard_copy) == num_made + 1
     assert folder_bytes(shard_copy) == kept
+
+
+def test_starting_over_removes_shards_and_nothing_that_is_named_much_like_them(
+    shard_copy: Path,
+) -> None:
+    kept = ["README.md", "wnid-000001.tar", "train-000001.tar.gz", "mean.npy.txt"]
+    for name in kept:
+        (shard_copy / name).write_text("mine")
+    remove_dataset(shard_copy)
+    assert sorted(path.name for path in shard_copy.iterdir()) == sorted(kept)

@@ -20,8 +20,8 @@ from pipeline.originals import FilePlaces
 from pipeline.plan import PlannedShard, Settings, ShardTask, plan
 from pipeline.prepare import Stages, make_shard, prepare
 from pipeline.shards import read_sums
-from pipeline.tally import Tally
 from pipeline.sources import open_source
+from pipeline.tally import Tally
 from tests.conftest import (
     BROKEN,
     CLASSES,
@@ -520,3 +520,80 @@ def test_a_small_disk_keeps_what_fitted_and_a_larger_one_goes_on(
     assert {name: data for name, data in found.items() if name not in left} == folder_bytes(
         tmp_path / "undisturbed"
     )
+
+
+@pytest.mark.parametrize(
+    ("layout", "out"), [("folders", "."), ("folders", "train/shards"), ("tree", "shards")]
+)
+def test_shards_are_not_written_among_the_originals(
+    tmp_path: Path, layout: str, out: str
+) -> None:
+    source = write_source(tmp_path / "source", train_per_class=1, val_per_class=1)
+    root = source if layout == "folders" else source / "train"
+    with pytest.raises(ValueError, match="lies among the originals in .*; give another"):
+        prepare_here(root, root / out)
+    assert not list(source.rglob("*.tar*"))
+
+
+def test_a_second_writer_is_refused_while_the_first_one_works(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def engine(shards: list[PlannedShard]) -> Stages:
+        with pytest.raises(OSError, match=f"another process is writing into {out}"):
+            prepare_here(image_folder, out)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(open_source(image_folder), out, SETTINGS, engine)
+    assert prepare_here(image_folder, out).num_kept == 0  # the lock went with the first
+
+
+def test_what_could_not_be_read_is_tried_again_at_the_next_start(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", train_per_class=2, val_per_class=1)
+    undisturbed = prepare_here(source, tmp_path / "undisturbed").dataset
+    away = tmp_path / "disk"
+    (source / "train/ant/00.jpg").rename(away)
+    (source / "train/ant/00.jpg").symlink_to(away.with_name("unmounted"))
+    out = tmp_path / "out"
+    first = prepare_here(source, out).dataset.split("train")
+    assert (first.written, first.quarantined) == (5, 1)
+    entry = json.loads((out / QUARANTINE_NAME).read_text())
+    assert entry["reason"] == "unreadable: broken symbolic link" and entry["sha256"] is None
+    away.rename(away.with_name("unmounted"))
+    second = prepare_here(source, out).dataset
+    assert second.fingerprint("train") == undisturbed.fingerprint("train")
+    assert (out / QUARANTINE_NAME).read_text() == ""
+
+
+def test_an_original_of_another_size_is_a_changed_source(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", train_per_class=2, val_per_class=1)
+    prepare_here(source, tmp_path / "out")
+    before = folder_bytes(tmp_path / "out")
+    with open(source / "train/bee/01.jpg", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match="from originals of another size .* have changed"):
+        prepare_here(source, tmp_path / "out")
+    assert folder_bytes(tmp_path / "out") == before
+
+
+def test_running_out_of_memory_ends_the_run_and_quarantines_nothing(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("pipeline.prepare.decode", fail)
+    with pytest.raises(OSError, match="out of memory while decoding .*: use fewer --workers"):
+        prepare_here(image_folder, tmp_path / "out")
+
+
+def test_a_file_too_large_for_a_photograph_is_quarantined_unread(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", train_per_class=2, val_per_class=1)
+    with open(source / "train/cat/film.mp4", "wb") as file:
+        file.truncate(1 << 34)  # sparse: takes no space
+    prepare_here(source, tmp_path / "out")
+    entry = json.loads((tmp_path / "out" / QUARANTINE_NAME).read_text())
+    assert entry["source"] == "train/cat/film.mp4"
+    assert entry["reason"].startswith("unreadable: 17,179,869,184 bytes, too large")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import pipeline.verify
 from pipeline.engines import run_tasks
@@ -19,7 +20,14 @@ from pipeline.repair import repair
 from pipeline.shards import INDEX_DTYPE, Index
 from pipeline.sources import open_source
 from pipeline.verify import Findings, class_mix, verify_dataset
-from tests.conftest import cut_file, flip_byte, folder_bytes, prepare_here, write_source
+from tests.conftest import (
+    cut_file,
+    encoded,
+    flip_byte,
+    folder_bytes,
+    prepare_here,
+    write_source,
+)
 
 SHARD, STEM = ("train", 2), "train-000002"  # the one that is harmed
 
@@ -281,8 +289,9 @@ def test_originals_of_other_bytes_repair_nothing(tmp_path: Path) -> None:
     prepare_here(source, out, images_per_shard=3)
     flip_byte(out / "train-000001.tar", 700)
     before = folder_bytes(out)
+    other = encoded(Image.new("RGB", (60, 60), (200, 30, 90)))
     for path in (source / "train").rglob("*.jpg"):
-        shutil.copy(source / "val/ant/00.jpg", path)
+        path.write_bytes(other.ljust(path.stat().st_size, b"\0"))  # as large as before
     with pytest.raises(ValueError, match=r"train-000001"):
         repaired_from(source, out)
     assert folder_bytes(out) == before
