@@ -14,7 +14,6 @@ from pipeline.manifest import (
     TIMM_NAME,
     canonical_hash,
     open_dataset,
-    remove_dataset,
     read_receipt,
     remove_dataset,
 )

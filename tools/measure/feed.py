@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.manifest import open_dataset
 from pipeline.moments import read_statistics
+
+if TYPE_CHECKING:  # seconds to import, in every process that a measurement starts
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Feed(Protocol):
     Nobody subtracts the mean: here the model owns it.
     """
 
-    def batches(self) -> Iterator[torch.Tensor]:
+    def batches(self) -> "Iterator[torch.Tensor]":
         """One pass: whole batches (N, 3, 224, 224), any memory layout, 0..255 units plus lighting.
 
         float32, or float16 on a GPU. When the last batch was taken, nothing goes on by itself.
