@@ -10,24 +10,16 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.dlpack import from_dlpack
 
 from pipeline.backends import Backend, RenderSettings, Work, candidates, open_backend
 from pipeline.cores import available_cores
-from pipeline.draws import (
-    ALPHA_STD,
-    CROP_PX,
-    MAX_OFFSET_PX,
-    Draws,
-    centre_draws,
-    draws,
-    lighting_offsets,
-)
+from pipeline.draws import Draws, centre_draws, draws, lighting_offsets
+from pipeline.handover import Handover
 from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
-from pipeline.manifest import canonical_hash, open_dataset
+from pipeline.manifest import open_dataset
 from pipeline.moments import Statistics, read_statistics
-from pipeline.order import ORDER_VERSION, Rows, num_steps, order, rank_part
+from pipeline.order import Rows, num_steps, order, rank_part
 from pipeline.reader import Reader
 
 __all__ = ["Batch", "Loader", "LoaderConfig"]
@@ -66,7 +58,7 @@ class Loader:
         self.dataset = open_dataset(config.shards)
         self.data_wait_seconds = 0.0
         self._index = self.dataset.index(config.split)
-        self._device = _whole_device(config.device)
+        self._handover = Handover(config.device)
         self._statistics = self._read_statistics()
         self._num_samples = len(self._index)
         if config.training and config.batch_size > self._num_samples:
@@ -102,14 +94,14 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch and what it depends on; JSON-able."""
-        return {**self._fixed_state(), "epoch": self._epoch, "step": self._step}
+        return {**self._fixed_state, "epoch": self._epoch, "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state`, which may come from other ranks, threads or backends.
 
         ValueError naming what differs: other shards, global batch, seed, order or augmentation.
         """
-        for name, here in self._fixed_state().items():
+        for name, here in self._fixed_state.items():
             if state.get(name) != here:
                 raise ValueError(
                     f"cannot resume: {name} is {state.get(name)} in the saved state and {here} "
@@ -188,49 +180,32 @@ class Loader:
 
     def _submit(self, part: "_Part") -> None:
         work = Work(self._reader.take(), part.draws.crop, self._offsets(part.draws))
-        if self._adds_offsets_on_device:
+        if self._finishes_on_gpu:
             work = Work(work.encoded, work.crop, None)
         self._renderer.submit(work)
 
     def _deliver(self, part: "_Part") -> Batch:
         chosen = self._index[part.rows]
         if len(part.rows):
-            images = from_dlpack(self._renderer.take()).permute(0, 3, 1, 2)
+            images = self._handover.pixels(self._renderer.take())
             self._reader.release()
         else:
-            images = self._no_images()
-        if self._adds_offsets_on_device:
-            images = self._to_device(images, part.draws)
+            settings = self._render_settings()
+            shape = (0, settings.side_px, settings.side_px, 3)
+            images = self._handover.pixels(np.empty(shape, settings.dtype))
+            if self.backend == "dali-gpu":
+                images = images.to(self._handover.device)
+        if self._finishes_on_gpu:
+            if self.config.views == "full":
+                images = self._handover.whole(images)
+            else:
+                images = self._handover.finish(images, self._offsets(part.draws))
         return Batch(
             images=images,
-            labels=self._moved(chosen["label"].astype(np.int64)),
+            labels=self._handover.numbers(chosen["label"].astype(np.int64)),
             ids=torch.from_numpy(chosen["id"].astype(np.int64)),
-            crop=self._moved(part.draws.crop),
+            crop=self._handover.numbers(part.draws.crop),
         )
-
-    def _moved(self, values: NDArray[Any]) -> torch.Tensor:
-        """Numbers on the batch's device, without waiting for what the device is doing."""
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
-        if self._device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
-
-    def _to_device(self, images: torch.Tensor, drawn: Draws) -> torch.Tensor:
-        """uint8 pixels of a CPU backend to the GPU, where lighting is added in float32."""
-        moved = images.pin_memory().to(self._device, non_blocking=True)
-        if self.config.views == "full":
-            return moved
-        offsets = self._offsets(drawn)
-        pixels = moved.float()
-        if offsets is not None:
-            pixels += self._moved(offsets)[:, :, None, None]
-        return pixels.half()
-
-    def _no_images(self) -> torch.Tensor:
-        settings = self._render_settings()
-        side = settings.side_px
-        empty = torch.from_numpy(np.empty((0, side, side, 3), settings.dtype))
-        return empty.permute(0, 3, 1, 2).to(self._device)
 
     def _offsets(self, drawn: Draws) -> NDArray[np.float32] | None:
         """What lighting adds, float32 (N, 3); None where there is none."""
@@ -242,8 +217,13 @@ class Loader:
         return lighting_offsets(drawn.alpha, self._statistics.eigenvectors, scale)
 
     @property
-    def _adds_offsets_on_device(self) -> bool:
-        return self._device.type == "cuda" and self.backend != "dali-gpu"
+    def _finishes_on_gpu(self) -> bool:
+        """Whether a CPU backend feeds a GPU: it sends uint8, lighting is added there."""
+        return self._handover.on_gpu and self.backend != "dali-gpu"
+
+    @property
+    def _fixed_state(self) -> dict[str, Any]:
+        return self.config.fixed_state(self.dataset.fingerprint(self.config.split))
 
     def _read_statistics(self) -> Statistics | None:
         config = self.config
@@ -251,31 +231,10 @@ class Loader:
             return None
         return read_statistics(config.shards, self.dataset.fingerprint("train"))
 
-    def _fixed_state(self) -> dict[str, Any]:
-        config = self.config
-        augmentation = {
-            "crop_px": CROP_PX,
-            "max_offset_px": MAX_OFFSET_PX,
-            "alpha_std": ALPHA_STD,
-            "training": config.training,
-            "lighting": config.lighting,
-            "views": config.views,
-        }
-        return {
-            "seed": config.seed,
-            "split": config.split,
-            "global_batch": config.batch_size,
-            "window": config.window,
-            "drop_last": config.training,
-            "augmentation": canonical_hash(augmentation),
-            "fingerprint": self.dataset.fingerprint(config.split),
-            "order_version": ORDER_VERSION,
-        }
-
     def _render_settings(self) -> RenderSettings:
         config = self.config
         dtype: type[np.generic] = np.float32
-        if config.views == "full" or self._adds_offsets_on_device:
+        if config.views == "full" or self._finishes_on_gpu:
             dtype = np.uint8
         elif self.backend == "dali-gpu":
             dtype = np.float16
@@ -286,13 +245,13 @@ class Loader:
             depth=config.prefetch,
             full=config.views == "full",
             dtype=dtype,
-            device=self._device.index if self.backend == "dali-gpu" else None,
+            device=self._handover.device.index if self.backend == "dali-gpu" else None,
         )
 
     def _open_renderer(self) -> Backend:
         """Opens the backend asked for, or the first that works here; sets its name and why."""
         reasons: list[str] = []
-        for name, reason in candidates(self.config.backend, on_gpu=self._device.type == "cuda"):
+        for name, reason in candidates(self.config.backend, on_gpu=self._handover.on_gpu):
             self.backend, self.backend_reason = name, "; ".join([*reasons, reason])
             try:
                 return open_backend(name, self._render_settings())
@@ -321,14 +280,6 @@ class Loader:
             self._iterator = None
         self._renderer.clear()
         self._reader.clear()
-
-
-def _whole_device(name: str) -> torch.device:
-    """A device with its index, as tensors name theirs: "cuda" is the current GPU."""
-    device = torch.device(name)
-    if device.type == "cuda" and ":" not in name:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
 
 
 @dataclass(frozen=True)

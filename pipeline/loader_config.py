@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.order import Window
+from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX
+from pipeline.manifest import canonical_hash
+from pipeline.order import ORDER_VERSION, Window
 
 LIGHTING = ("std", "variance", "off")
 VIEWS = ("crop", "full")
@@ -58,3 +61,24 @@ class LoaderConfig:
             raise ValueError(f"lighting must be one of {LIGHTING}, not {self.lighting!r}")
         if self.views not in VIEWS:
             raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")
+
+    def fixed_state(self, fingerprint: str) -> dict[str, Any]:
+        """All that batches depend on but their position: part of every saved state."""
+        augmentation = {
+            "crop_px": CROP_PX,
+            "max_offset_px": MAX_OFFSET_PX,
+            "alpha_std": ALPHA_STD,
+            "training": self.training,
+            "lighting": self.lighting,
+            "views": self.views,
+        }
+        return {
+            "seed": self.seed,
+            "split": self.split,
+            "global_batch": self.batch_size,
+            "window": self.window,
+            "drop_last": self.training,
+            "augmentation": canonical_hash(augmentation),
+            "fingerprint": fingerprint,
+            "order_version": ORDER_VERSION,
+        }
