@@ -128,10 +128,19 @@ def span_listing(
 
 
 def _members(tar: tarfile.TarFile, path: Path, *, start: int, size: int) -> Iterator[Member]:
-    """The regular files of an open tar that fills [start, start + size) of the file `path`."""
+    """The files of an open tar that fills [start, start + size) of the file `path`.
+
+    A hard link is the file it names. What else is no folder (symbolic links, devices) has no bytes
+    here: it is given with none, so that it ends in quarantine and not unseen.
+    """
+    files: dict[str, tarfile.TarInfo] = {}
     for info in _whole_infos(tar, size):
-        if info.isreg():
-            yield Member(path, os.fsencode(info.name), start + info.offset_data, info.size)
+        if info.isdir():
+            continue
+        target = files.get(info.linkname, info) if info.islnk() else info
+        num_bytes = target.size if target.isreg() else 0
+        files[info.name] = target
+        yield Member(path, os.fsencode(info.name), start + target.offset_data, num_bytes)
 
 
 def _whole_infos(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:

@@ -1,5 +1,6 @@
 """Tar files are read in place, whole or not at all: what is cut off or damaged is refused."""
 
+import io
 import os
 import tarfile
 from pathlib import Path
@@ -195,3 +196,25 @@ def test_more_archives_than_a_process_may_open_are_read(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert found == [b"%d" % i for i in range(300)]
+
+
+def test_a_hard_link_is_its_file_and_other_links_are_seen_without_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "n1.tar"
+    with tarfile.open(path, "w") as tar:
+        folder = tarfile.TarInfo("sub")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        file = tarfile.TarInfo("a.jpg")
+        file.size = 5
+        tar.addfile(file, io.BytesIO(b"bytes"))
+        for name, kind, target in (
+            ("b.jpg", tarfile.LNKTYPE, "a.jpg"),
+            ("c.jpg", tarfile.SYMTYPE, "a.jpg"),
+            ("d.jpg", tarfile.LNKTYPE, "nowhere.jpg"),
+        ):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            tar.addfile(link)
+    found = open_source(path.parent, "class-tars").splits["train"]
+    assert [bytes(found.places.read(i)) for i in range(4)] == [b"bytes", b"bytes", b"", b""]
+    assert list(found.names) == [f"train/n1/{letter}.jpg".encode() for letter in "abcd"]
