@@ -143,8 +143,8 @@ def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
     return receipt if whole and dali_index == dali_index_text(rows, component) else None
 
 
-def write_dataset(dataset: Dataset) -> None:
-    """Writes dataset.json and timm's _info.json (dataset.json last: it makes the folder valid)."""
+def timm_info(dataset: Dataset) -> bytes:
+    """The text of _info.json, in the form that timm's reader of webdatasets documents."""
     info = {
         name: {
             "name": name,
@@ -154,7 +154,12 @@ def write_dataset(dataset: Dataset) -> None:
         }
         for name, split in dataset.splits.items()
     }
-    write_whole(dataset.folder / TIMM_NAME, _json({"splits": info}))
+    return _json({"splits": info})
+
+
+def write_dataset(dataset: Dataset) -> None:
+    """Writes dataset.json and timm's _info.json (dataset.json last: it makes the folder valid)."""
+    write_whole(dataset.folder / TIMM_NAME, timm_info(dataset))
     text = {
         "format_version": FORMAT_VERSION,
         "settings": dict(dataset.settings),

@@ -12,7 +12,15 @@ from isal.isal_zlib import crc32
 from pipeline.archives import Member, members
 from pipeline.cores import available_cores
 from pipeline.images import ImageError, decode_stored
-from pipeline.manifest import QUARANTINE_NAME, Dataset, Shard, fingerprint, read_receipt
+from pipeline.manifest import (
+    QUARANTINE_NAME,
+    TIMM_NAME,
+    Dataset,
+    Shard,
+    fingerprint,
+    read_receipt,
+    timm_info,
+)
 from pipeline.moments import PCA_NAME, read_statistics
 from pipeline.shards import (
     COMPONENTS,
@@ -73,6 +81,7 @@ def verify_dataset(
                 report(findings.num_shards)
         findings.class_mix[split] = class_mix(rows)
     _check_statistics(dataset, findings)
+    _check_info(dataset, findings)
     return findings
 
 
@@ -239,3 +248,13 @@ def _check_statistics(dataset: Dataset, findings: Findings) -> None:
             read_statistics(dataset.folder, dataset.fingerprint("train"))
         except ValueError as error:
             findings.other.append(str(error))
+
+
+def _check_info(dataset: Dataset, findings: Findings) -> None:
+    """What other readers take for the list of shards must be it."""
+    path = dataset.folder / TIMM_NAME
+    try:
+        if path.read_bytes() != timm_info(dataset):
+            findings.other.append(f"{path} does not say what dataset.json says")
+    except OSError as error:
+        findings.other.append(f"{path} cannot be read: {error.strerror}")

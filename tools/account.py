@@ -24,11 +24,14 @@ def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
             f"{split.enlarged:>10,}"
             f"{source.splits[name].ignored:>9,}"
         )
-    reasons: Counter[str] = Counter()
+    reasons: Counter[tuple[str, str]] = Counter()
     for line in (dataset.folder / QUARANTINE_NAME).read_text().splitlines():
-        reasons[json.loads(line)["reason"].partition(":")[0]] += 1
-    for reason, count in reasons.most_common():
-        click.echo(f"  quarantined, {reason}: {count:,} (see {dataset.folder / QUARANTINE_NAME})")
+        entry = json.loads(line)
+        reasons[entry["split"], entry["reason"].partition(":")[0]] += 1
+    for (name, reason), count in reasons.most_common():
+        click.echo(f"  quarantined, {reason}: {count:,} of {name}")
+    if reasons:
+        click.echo(f"  each in {dataset.folder / QUARANTINE_NAME}")
     total = sum(outcome.stages.values())
     if total:
         shares = ", ".join(f"{name} {t / total:.0%}" for name, t in outcome.stages.items())

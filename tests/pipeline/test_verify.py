@@ -13,7 +13,13 @@ from PIL import Image
 import pipeline.verify
 from pipeline.engines import run_tasks
 from pipeline.images import ImageError, decode_stored
-from pipeline.manifest import DATASET_NAME, QUARANTINE_NAME, Dataset, open_dataset
+from pipeline.manifest import (
+    DATASET_NAME,
+    QUARANTINE_NAME,
+    TIMM_NAME,
+    Dataset,
+    open_dataset,
+)
 from pipeline.moments import PCA_NAME
 from pipeline.plan import Settings
 from pipeline.repair import repair
@@ -355,3 +361,15 @@ def test_settings_are_read_back_as_they_were_written(
     for folder in (shard_folder, raw_shard_folder):
         written = open_dataset(folder).settings
         assert Settings.from_dict(written).as_dict() == written
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_what_other_readers_go_by_is_checked_and_mended(
+    image_folder: Path, shard_folder: Path, shard_copy: Path, harm: str
+) -> None:
+    path = shard_copy / TIMM_NAME
+    path.unlink() if harm == "gone" else path.write_text("{}")
+    findings = verified(shard_copy)
+    assert not findings.sound and str(path) in findings.other[0]
+    repaired_from(image_folder, shard_copy)
+    assert folder_bytes(shard_copy) == folder_bytes(shard_folder)
