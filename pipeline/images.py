@@ -1,5 +1,6 @@
 """One original in, one 256x256 RGB image out, encoded and decoded again; or why it cannot be."""
 
+import functools
 import io
 import warnings
 from dataclasses import dataclass
@@ -33,6 +34,17 @@ def _npy_header() -> bytes:
 RAW_HEADER = _npy_header()  # what every raw image begins with: 128 bytes, then the pixels
 
 
+@functools.cache
+def _codec_versions() -> dict[str, str | None]:
+    """The libraries whose versions decide pixels and bytes; looked up once, asked per shard."""
+    return {
+        "opencv": cv2.__version__,
+        "simplejpeg": simplejpeg.__version__,
+        "pillow": version("pillow"),
+        "libjpeg_turbo": features.version("libjpeg_turbo"),
+    }
+
+
 class ImageError(ValueError):
     """An original that cannot become a sample; its text is the reason, for people."""
 
@@ -58,12 +70,7 @@ class ImageFormat:
             "encoding": self.encoding,
             "orientation": "ignored" if self.ignore_orientation else "exif",
             "resize": "central square; area average to shrink, bicubic to enlarge",
-            "versions": {
-                "opencv": cv2.__version__,
-                "simplejpeg": simplejpeg.__version__,
-                "pillow": version("pillow"),
-                "libjpeg_turbo": features.version("libjpeg_turbo"),
-            },
+            "versions": dict(_codec_versions()),
         }
         if self.encoding == "jpeg":
             chosen["jpeg"] = {

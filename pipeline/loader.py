@@ -173,16 +173,15 @@ class Loader:
                 self._num_samples, config.batch_size, step, config.rank, config.world_size
             )
             start = step * config.batch_size
-            drawn = centre_draws(config.batch_size)
             if config.training:
                 drawn = draws(config.seed, self._epoch, step, config.batch_size)
+            else:
+                drawn = centre_draws(config.batch_size)
             yield _Part(rows[first:last], drawn.part(first - start, last - start))
 
     def _submit(self, part: "_Part") -> None:
-        work = Work(self._reader.take(), part.draws.crop, self._offsets(part.draws))
-        if self._finishes_on_gpu:
-            work = Work(work.encoded, work.crop, None)
-        self._renderer.submit(work)
+        offsets = None if self._finishes_on_gpu else self._offsets(part.draws)
+        self._renderer.submit(Work(self._reader.take(), part.draws.crop, offsets))
 
     def _deliver(self, part: "_Part") -> Batch:
         chosen = self._index[part.rows]
