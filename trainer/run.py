@@ -7,15 +7,14 @@
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.backends import BACKENDS
 from pipeline.messages import clear_errors
-from trainer.config import DEVICES, PRECISIONS, RunConfig
+from trainer.config import RunConfig
 from trainer.model import summary
+from trainer.options import run_options
 from trainer.presets import PRESETS, find_preset
 from trainer.session import Session
 
@@ -24,27 +23,7 @@ SUMMARY_CLASSES = 1000
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--shards", type=click.Path(path_type=Path), help="Shard folder to train from.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="modern", help="Recipe.")
-@click.option("--epochs", type=int, help="Passes over the training split.  [default: preset's]")
-@click.option(
-    "--batch-size",
-    type=int,
-    help="Images per step, over all GPUs; scales the learning rate.  [default: the preset's, "
-    "at most the largest power of two <= 1/8 of the training images]",
-)
-@click.option("--width", type=float, default=1.0, help="Factor on channels and hidden units.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to train.")
-@click.option(
-    "--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", help="Of the loader."
-)
-@click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="auto", help="auto: fp32 on a CPU."
-)
-@click.option("--seed", type=int, default=0, help="Of weights, dropout, order and augmentation.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/PRESET-SEED]"
-)
+@run_options
 @click.option("--summary", "show_summary", is_flag=True, help="Print the layers and stop.")
 @click.option("--show-preset", type=click.Choice(list(PRESETS)), help="Print a recipe and stop.")
 @clear_errors
