@@ -1,5 +1,6 @@
 # make demo   everything, from made-up photographs to a trained network, in about five minutes
 # make test   the quick tests;  make test-slow: the long ones;  make lint: flake8 and mypy
+# make tables   README's tables, from the measurements in results/
 #
 # TORCH_INDEX_URL=URL takes torch from another package index (for instance PyTorch's CPU builds);
 # EXTRAS=dev leaves NVIDIA DALI out (see README, "CUDA 12").
@@ -14,7 +15,7 @@ RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 INSTALLED_SLOW = $(VENV)/.installed-slow
 
-.PHONY: demo test test-slow lint gpu-check clean
+.PHONY: demo test test-slow lint gpu-check tables clean
 
 demo: $(INSTALLED)
 	$(RUN) tools/demo.py $(DEMO_DIR)
@@ -27,6 +28,9 @@ test-slow: $(INSTALLED_SLOW)
 
 gpu-check: $(INSTALLED)
 	$(RUN) -m pytest -m gpu
+
+tables: $(INSTALLED)
+	$(RUN) tools/tables.py
 
 lint: $(INSTALLED)
 	$(RUN) -m flake8

@@ -1,0 +1,87 @@
+"""Tables of a page come from its JSON files, and a page that differs from them is noticed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_layout import ROOT
+from tools.measure.tables import KINDS, fill_tables
+from tools.tables import PAGES
+
+SPEED = {"median": 2568.5, "min": 2489.6, "max": 12889.5}
+REPORT: dict[str, Any] = {
+    "results": [{"name": "dali-cpu", "images_per_second": SPEED}],
+    "ratios": {"dali-cpu/torch": {"median": 2.5126, "min": 2.3022, "max": 3.3594}},
+    "stages": {"decode": 0.3796, "resize": 0.6204},
+    "machine": {
+        "cpu": "A CPU",
+        "cores": 2,
+        "memory_bytes": 24 * 2**30,
+        "gpu": None,
+        "python": "3.11.7",
+        "versions": {"torch": "2.13.0", "dali": None},
+        "date_utc": "2026-11-21T01:25:09+00:00",
+        "commit": "0123456789abcdef+changes",
+    },
+    "settings": {"repeats": 5},
+}
+TABLES = {
+    "speeds": "| dali-cpu | 2,568 | 2,490–12,890 |",
+    "ratios": "| dali-cpu ÷ torch | 2.51 | 2.30–3.36 |",
+    "stages": "| decode | resize |\n| --- | --: |\n| 38% | 62% |",
+    "machine": "*A CPU, 2 cores, 24 GiB, GPU: none; Python 3.11.7, torch 2.13.0; 2026-11-21, "
+    "commit 012345678 with changes, 5 rounds.*",
+}
+
+
+def page(kind: str, table: str = "old") -> str:
+    return f"before\n<!-- table: r.json {kind} -->\n{table}\n<!-- end of table -->\nafter\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "r.json").write_text(json.dumps(REPORT))
+    return tmp_path
+
+
+def test_every_kind_is_tried_here() -> None:
+    assert list(TABLES) == list(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_holds_the_numbers_of_its_file_and_the_rest_of_the_page_stays(
+    root: Path, kind: str
+) -> None:
+    filled = fill_tables(page(kind), root)
+    assert TABLES[kind] in filled and "old" not in filled
+    assert filled.startswith("before\n<!-- table: r.json ") and filled.endswith("-->\nafter\n")
+    assert fill_tables(filled, root) == filled
+
+
+def test_each_of_several_tables_is_filled(root: Path) -> None:
+    filled = fill_tables(page("speeds") + page("ratios"), root)
+    assert TABLES["speeds"] in filled and TABLES["ratios"] in filled
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (page("speeds").replace("r.json", "gone.json"), "gone.json cannot be read"),
+        (page("heights"), "no table of kind 'heights'; there are: speeds"),
+        (page("speeds").replace("<!-- end of table -->", ""), "has no <!-- end of table -->"),
+        (page("speeds").replace("<!-- end of table -->", "") + page("ratios"), "of its own"),
+        (page("speeds").replace("r.json", "other.json"), "is not a report of tools/benchmark.py"),
+    ],
+)
+def test_a_page_that_cannot_be_filled_says_why(root: Path, text: str, message: str) -> None:
+    (root / "other.json").write_text('{"results": [{}]}')
+    with pytest.raises(ValueError, match=message):
+        fill_tables(text, root)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_tables_of_this_project_are_those_of_its_measurements(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert fill_tables(text, ROOT) == text
