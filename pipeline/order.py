@@ -30,12 +30,14 @@ def order(shard_sizes: Sequence[int], seed: int, epoch: int, window: Window = "a
     sizes = np.asarray(shard_sizes, np.int64)
     if window == "all":
         return generator.permutation(int(sizes.sum()))
-    first = np.cumsum(sizes) - sizes  # first: (shard,), its first row
     shards = generator.permutation(len(sizes))
-    runs = [shards[start : start + window] for start in range(0, len(shards), window)]
-    rows = [np.arange(start, start + size) for start, size in zip(first, sizes, strict=True)]
-    parts = [np.concatenate([rows[shard] for shard in run]) for run in runs]
-    return np.concatenate([generator.permutation(part) for part in parts])
+    ends = np.cumsum(sizes[shards])  # ends: (shard in shuffled order,), of its positions
+    rows = np.arange(int(sizes.sum()))
+    first = np.cumsum(sizes) - sizes  # first: (shard,), its first row
+    rows += np.repeat(first[shards] - (ends - sizes[shards]), sizes[shards])
+    for run in np.split(rows, ends[window - 1 : -1 : window]):
+        generator.shuffle(run)  # in place: a run is a view of rows
+    return rows
 
 
 def num_steps(num_samples: int, batch_size: int, *, training: bool) -> int:

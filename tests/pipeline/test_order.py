@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.order import Window, num_steps, order, rank_part
+from pipeline.order import ORDER_TAG, Window, num_steps, order, rank_part
 
 exactly = settings(derandomize=True, deadline=None, max_examples=60)
 shard_sizes = st.lists(st.integers(0, 12), min_size=1, max_size=8)
@@ -38,6 +38,22 @@ def test_an_epoch_is_a_permutation_that_can_be_replayed(
     assert rows.dtype == np.int64
     assert sorted(rows.tolist()) == list(range(sum(sizes)))
     np.testing.assert_array_equal(rows, order(sizes, seed, epoch, window))
+
+
+@exactly
+@given(shard_sizes, seeds, st.integers(0, 1000), st.integers(1, 9))
+def test_a_window_is_its_shards_rows_put_together_and_permuted(
+    sizes: list[int], seed: int, epoch: int, window: int
+) -> None:
+    key = np.array([seed, ORDER_TAG], np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, epoch]))
+    rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    shards = generator.permutation(len(sizes)).tolist()
+    expected: list[int] = []
+    for start in range(0, len(sizes), window):
+        run = np.concatenate([rows[shard] for shard in shards[start : start + window]])
+        expected += generator.permutation(run).tolist()
+    assert order(sizes, seed, epoch, window).tolist() == expected
 
 
 @pytest.mark.parametrize("window", ["all", 2])
