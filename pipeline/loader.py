@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend, RenderSettings, Work, candidates, open_backend
+from pipeline.class_mix import check_window
 from pipeline.cores import available_cores
 from pipeline.draws import Draws, centre_draws, draws, lighting_offsets
 from pipeline.handover import Handover
@@ -58,6 +59,8 @@ class Loader:
         self.dataset = open_dataset(config.shards)
         self.data_wait_seconds = 0.0
         self._index = self.dataset.index(config.split)
+        if config.training:
+            check_window(self._index, config.window, f"{config.shards}, {config.split}")
         self._handover = Handover(config.device)
         self._statistics = self._read_statistics()
         self._num_samples = len(self._index)

@@ -10,6 +10,7 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from pipeline.archives import Member, members
+from pipeline.class_mix import ClassMix, shard_mix
 from pipeline.cores import available_cores
 from pipeline.images import ImageError, decode_stored
 from pipeline.manifest import (
@@ -44,7 +45,7 @@ class Findings:
     other: list[str] = field(default_factory=list)
     num_shards: int = 0
     num_decoded: int = 0
-    class_mix: dict[str, float] = field(default_factory=dict)  # split -> see class_mix()
+    class_mix: dict[str, ClassMix] = field(default_factory=dict)  # split -> of its shards
 
     @property
     def sound(self) -> bool:
@@ -79,7 +80,8 @@ def verify_dataset(
                 findings.num_decoded += num_decoded
                 findings.num_shards += 1
                 report(findings.num_shards)
-        findings.class_mix[split] = class_mix(rows)
+        if len(rows):
+            findings.class_mix[split] = shard_mix(rows)
     _check_statistics(dataset, findings)
     _check_info(dataset, findings)
     return findings
@@ -94,23 +96,6 @@ def _rows_beside_shards(dataset: Dataset, split: str) -> Index:
         except (OSError, ValueError):
             pass  # the check of that shard reports it
     return np.concatenate(parts)
-
-
-def class_mix(rows: Index) -> float:
-    """How evenly classes are spread over the shards: chi-squared over its expectation by chance.
-
-    About 1 for shards filled at random, far over 1 where shards hold runs of classes, under 1
-    where they are more even than chance; 1 where there is one shard or one class.
-    """
-    shards, shard = np.unique(rows["shard"], return_inverse=True)
-    classes, label = np.unique(rows["label"], return_inverse=True)
-    if len(shards) < 2 or len(classes) < 2:
-        return 1.0
-    counts = np.bincount(shard * len(classes) + label, minlength=len(shards) * len(classes))
-    table = counts.reshape(len(shards), len(classes))  # table: (shard, class)
-    expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
-    freedom = (len(shards) - 1) * (len(classes) - 1)
-    return float(((table - expected) ** 2 / expected).sum() / freedom)
 
 
 def _check_counts(dataset: Dataset, split: str, rows: Index, findings: Findings) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 import click
 
 from pipeline.cores import available_cores
-from pipeline.manifest import Dataset, open_dataset
+from pipeline.manifest import open_dataset
 from pipeline.messages import clear_errors
 from pipeline.repair import repair
 from pipeline.sources import FORMATS, open_source
-from pipeline.verify import Findings, verify_dataset
 from tools.preparation import local_engine
-from tools.progress import Progress
+from tools.verification import verify
 
 
 @click.command(context_settings={"show_default": True})
@@ -43,36 +42,14 @@ def main(
 ) -> None:
     """Checks SHARDS; exits with 1 where anything is wrong (and was not repaired)."""
     dataset = open_dataset(shards, check_sizes=False)
-    findings = _verify(dataset, sample, seed)
+    findings = verify(dataset, sample, seed)
     if findings.sound or source is None:
         sys.exit(0 if findings.sound else 1)
     click.echo(f"repairing {len(findings.damaged)} shards from {source}")
     originals = open_source(source, format, dataset.settings["val_fraction"])
     engine = local_engine("repair", workers)
     dataset = repair(originals, dataset, list(findings.damaged), engine)
-    sys.exit(0 if _verify(dataset, sample, seed).sound else 1)
-
-
-def _verify(dataset: Dataset, sample: float, seed: int) -> Findings:
-    """Verifies, and prints what was found."""
-    total = sum(len(split.shards) for split in dataset.splits.values())
-    with Progress("verify", total=total, unit="shard") as progress:
-        findings = verify_dataset(dataset, sample=sample, seed=seed, report=progress.show)
-    for (split, number), problems in findings.damaged.items():
-        for problem in problems[:5]:
-            click.echo(f"damaged: {dataset.splits[split].shards[number].name}: {problem}")
-        if len(problems) > 5:
-            click.echo(f"  and {len(problems) - 5} more of that shard")
-    for problem in findings.other:
-        click.echo(f"wrong: {problem}")
-    for split, mix in findings.class_mix.items():
-        click.echo(f"{split}: class mix of the shards {mix:.2f} x chance (sorted: far over 1)")
-    verdict = "sound" if findings.sound else "NOT sound (mend: --repair SOURCE)"
-    click.echo(
-        f"{dataset.folder}: {findings.num_shards} shards, "
-        f"{findings.num_decoded:,} images decoded: {verdict}"
-    )
-    return findings
+    sys.exit(0 if verify(dataset, sample, seed).sound else 1)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import pipeline.verify
+from pipeline.class_mix import shard_mix
 from pipeline.engines import run_tasks
 from pipeline.images import ImageError, decode_stored
 from pipeline.manifest import (
@@ -23,9 +24,8 @@ from pipeline.manifest import (
 from pipeline.moments import PCA_NAME
 from pipeline.plan import Settings
 from pipeline.repair import repair
-from pipeline.shards import INDEX_DTYPE, Index
 from pipeline.sources import open_source
-from pipeline.verify import Findings, class_mix, verify_dataset
+from pipeline.verify import Findings, verify_dataset
 from tests.conftest import (
     cut_file,
     encoded,
@@ -329,30 +329,10 @@ def test_an_image_that_does_not_decode_is_found_where_it_is_looked_at(
     assert found.damaged == expected
 
 
-def mixed_rows(labels: list[int], per_shard: int) -> Index:
-    rows = np.zeros(len(labels), INDEX_DTYPE)
-    rows["label"] = labels
-    rows["shard"] = np.arange(len(labels)) // per_shard
-    return rows
-
-
-def test_the_class_mix_is_one_by_chance_and_far_over_it_where_classes_are_in_runs() -> None:
-    rng = np.random.default_rng(5)
-    labels = np.repeat(np.arange(50), 100)
-    mixes = [class_mix(mixed_rows(rng.permutation(labels).tolist(), 250)) for _ in range(20)]
-    assert abs(np.mean(mixes) - 1) < 0.02 and 0.8 < min(mixes) < max(mixes) < 1.2
-    assert class_mix(mixed_rows(labels.tolist(), 250)) > 40
-    assert class_mix(mixed_rows(np.tile(np.arange(50), 100).tolist(), 250)) == 0
-    assert class_mix(mixed_rows([0, 1, 1], 3)) == class_mix(mixed_rows([0] * 6, 2)) == 1
-
-
-def test_the_class_mix_of_prepared_shards_is_about_chance(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "source", train_per_class=40, val_per_class=1)
-    dataset = prepare_here(source, tmp_path / "out", images_per_shard=6).dataset
-    assert 0.5 < class_mix(dataset.index("train")) < 1.5
-    ordered = np.sort(dataset.index("train"), order="id")
-    ordered["shard"] = np.arange(len(ordered)) // 6
-    assert class_mix(ordered) > 4
+def test_the_mix_of_classes_is_told_of_each_split(shard_folder: Path) -> None:
+    dataset = open_dataset(shard_folder)
+    expected = {split: shard_mix(dataset.index(split)) for split in ("train", "val")}
+    assert verified(shard_folder, sample=0).class_mix == expected
 
 
 def test_settings_are_read_back_as_they_were_written(

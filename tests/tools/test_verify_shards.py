@@ -24,7 +24,7 @@ def test_sound_shards_end_with_0_and_the_account(shard_folder: Path) -> None:
     done = run(shard_folder)
     assert done.exit_code == 0, done.output
     assert f"{shard_folder}: 7 shards, 54 images decoded: sound" in done.stdout
-    assert "train: class mix of the shards" in done.stdout
+    assert "train: class entropy within a shard 1." in done.stdout
 
 
 def test_run_as_a_file_from_anywhere(shard_folder: Path, tmp_path: Path) -> None:
