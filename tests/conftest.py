@@ -1,10 +1,11 @@
 """Tiny seeded photographs, and shards prepared from them, that all tests share."""
 
+import dataclasses
 import io
 import os
 import shutil
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pipeline.prepare
 from pipeline.engines import run_tasks
 from pipeline.images import ORIENTATION_TAG, ImageFormat, Pixels
 from pipeline.manifest import open_dataset
 from pipeline.moments import statistics, write_statistics
-from pipeline.originals import Listing
-from pipeline.plan import Settings
+from pipeline.originals import Listing, Source
+from pipeline.plan import PlannedShard, Settings, plan
 from pipeline.prepare import Outcome, prepare
 from pipeline.sources import open_source
 from pipeline.totals import merge_sums
@@ -162,6 +164,25 @@ def shard_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 def raw_shard_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw shards of `image_folder` with their PCA; only to be read."""
     return _prepared(image_folder, tmp_path_factory.mktemp("raw") / "shards", "raw")
+
+
+@pytest.fixture(scope="session")
+def sorted_shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 shards of train, 10 of val, six images each, class by class; only to be read."""
+
+    def in_order(source: Source, out: Path, settings: Settings) -> Iterator[PlannedShard]:
+        first = dict.fromkeys(source.splits, 0)
+        for shard in plan(source, out, settings):
+            start, end = first[shard.split], first[shard.split] + len(shard.ids)
+            first[shard.split] = end
+            yield dataclasses.replace(shard, ids=np.arange(start, end))
+
+    folder = tmp_path_factory.mktemp("in-order")
+    source = write_source(folder / "source", train_per_class=40, val_per_class=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.prepare, "plan", in_order)
+        prepare_here(source, folder / "sorted", images_per_shard=6)
+    return folder / "sorted"
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 
     tools/verify_shards.py shards
     tools/verify_shards.py shards --repair /path/to/imagenet
+    tools/verify_shards.py shards --epoch 0 --world-size 2
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +17,7 @@ from pipeline.manifest import open_dataset
 from pipeline.messages import clear_errors
 from pipeline.repair import repair
 from pipeline.sources import FORMATS, open_source
+from tools.ledger_report import EpochOptions, epoch_options, report_epoch
 from tools.preparation import local_engine
 from tools.verification import verify
 
@@ -36,12 +39,24 @@ from tools.verification import verify
 )
 @click.option("--format", default="auto", type=click.Choice(["auto", *FORMATS]), help="Of SOURCE.")
 @click.option("--workers", default=available_cores(), help="Processes that rebuild shards.")
+@epoch_options
 @clear_errors
 def main(
-    shards: Path, sample: float, seed: int, source: Path | None, format: str, workers: int
+    shards: Path,
+    sample: float,
+    seed: int,
+    source: Path | None,
+    format: str,
+    workers: int,
+    **of_epoch: Any,
 ) -> None:
     """Checks SHARDS; exits with 1 where anything is wrong (and was not repaired)."""
+    options = EpochOptions(**of_epoch)
     dataset = open_dataset(shards, check_sizes=False)
+    if options.epoch is not None and source is not None:
+        raise click.UsageError("--repair is not for --epoch: it mends shards, not an order")
+    if options.epoch is not None:
+        sys.exit(0 if report_epoch(dataset, options, seed) else 1)
     findings = verify(dataset, sample, seed)
     if findings.sound or source is None:
         sys.exit(0 if findings.sound else 1)

@@ -1,6 +1,5 @@
 """Batches are a function of (seed, epoch, step): cut, resumed, dealt and rendered anyhow."""
 
-import dataclasses
 import json
 import shutil
 import threading
@@ -12,15 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.prepare
 from pipeline.draws import centre_draws, draws, lighting_offsets
 from pipeline.images import decode_stored
 from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.manifest import open_dataset
 from pipeline.moments import PCA_NAME, read_statistics
 from pipeline.order import Window, order
-from pipeline.originals import Source
-from pipeline.plan import PlannedShard, Settings, plan
 from pipeline.reference import render
 from tests.conftest import compute_statistics, flip_byte, prepare_here, write_source
 
@@ -436,27 +432,17 @@ def test_pca_of_other_shards_is_refused_with_the_command(
 
 
 def test_sorted_shards_are_read_by_windows_of_all_shards_only(
-    tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+    sorted_shard_folder: Path, opened: Open
 ) -> None:
-    def in_order(source: Source, out: Path, settings: Settings) -> Iterator[PlannedShard]:
-        first = dict.fromkeys(source.splits, 0)
-        for shard in plan(source, out, settings):
-            start, end = first[shard.split], first[shard.split] + len(shard.ids)
-            first[shard.split] = end
-            yield dataclasses.replace(shard, ids=np.arange(start, end))
-
-    monkeypatch.setattr(pipeline.prepare, "plan", in_order)
-    source = write_source(tmp_path / "source", train_per_class=40, val_per_class=20)
-    folder = tmp_path / "shards"
-    prepare_here(source, folder, images_per_shard=6)
     few: tuple[Window, ...] = (1, 19)
     for window in few:
-        with pytest.raises(ValueError, match=r"shards, train: its shards are sorted.*0\.09 bits"):
-            opened(folder, lighting="off", window=window)
+        with pytest.raises(ValueError, match=r"sorted, train: its shards are sorted.*0\.09 bits"):
+            opened(sorted_shard_folder, lighting="off", window=window)
     whole: tuple[Window, ...] = (20, "all")
     for window in whole:
-        assert len(ids_of(opened(folder, lighting="off", window=window))) == 120
-    assert len(ids_of(opened(folder, split="val", training=False, window=1))) == 60
+        assert len(ids_of(opened(sorted_shard_folder, lighting="off", window=window))) == 120
+    validation = opened(sorted_shard_folder, split="val", training=False, window=1)
+    assert len(ids_of(validation)) == 60
 
 
 def test_folders_without_shards_or_splits_are_refused(
