@@ -1,9 +1,11 @@
 """Batches are a function of (seed, epoch, step): cut, resumed, dealt and rendered anyhow."""
 
+import importlib.util
+import itertools
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -263,20 +265,69 @@ def test_resumed_by_a_fresh_loader_the_batches_are_bit_equal(
     assert [kept(batch) for batch in fresh] == expected
 
 
-def test_resumed_on_another_number_of_ranks_the_ids_go_on(
-    shard_folder: Path, opened: Open
+def joined(parts: Sequence[Batch]) -> tuple[bytes, list[int], list[int], list[list[int]]]:
+    """What the ranks got at one step, as one batch, comparable."""
+    return kept(
+        Batch(
+            images=torch.cat([part.images for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            ids=torch.cat([part.ids for part in parts]),
+            crop=torch.cat([part.crop for part in parts]),
+        )
+    )
+
+
+@pytest.mark.parametrize("world_size", [2, 8])
+@pytest.mark.parametrize(("training", "window"), [(True, "all"), (True, 2), (False, "all")])
+def test_cut_anywhere_the_batches_go_on_bit_equal_on_any_number_of_ranks(
+    shard_folder: Path, backend: str, training: bool, window: Window, world_size: int, opened: Open
 ) -> None:
-    alone = opened(shard_folder)
-    iterator = iter(alone)
-    next(iterator)
-    state = alone.state_dict()
-    expected = [batch.ids.tolist() for batch in iterator]
-    ranks = [opened(shard_folder, rank=rank, world_size=4) for rank in range(4)]
-    for rank in ranks:
-        rank.load_state_dict(state)
-    steps = zip(*ranks, strict=True)
-    found = [torch.cat([part.ids for part in parts]).tolist() for parts in steps]
+    options: dict[str, Any] = {"training": training, "window": window, "seed": 3}
+    alone = opened(shard_folder, **options)
+    states, expected = [], []
+    for _ in range(2):  # epochs
+        iterator = iter(alone)
+        for _ in range(len(alone)):
+            states.append(json.loads(json.dumps(alone.state_dict())))
+            expected.append(kept(next(iterator)))
+        assert next(iterator, None) is None
+    options |= {"backend": backend, "threads": 1, "world_size": world_size}
+    ranks = [opened(shard_folder, **options, rank=rank) for rank in range(world_size)]
+    for cut, state in enumerate(states):
+        for rank in ranks:
+            rank.load_state_dict(state)
+        end = len(alone) * (1 + cut // len(alone))
+        assert [joined(parts) for parts in zip(*ranks, strict=True)] == expected[cut:end]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
+def test_handed_on_between_other_ranks_threads_and_backends_no_bit_changes(
+    shard_folder: Path, training: bool, seed: int, opened: Open
+) -> None:
+    """Three epochs in legs of a few steps, each leg by other loaders than the one before."""
+    rng = np.random.default_rng(seed)
+    backends = ["numpy"] + ["dali-cpu"] * (importlib.util.find_spec("nvidia.dali") is not None)
+    options: dict[str, Any] = {"training": training, "window": 3, "seed": seed}
+    alone = opened(shard_folder, **options)
+    expected = [kept(batch) for _ in range(3) for batch in alone]
+    state, found, world_sizes = opened(shard_folder, **options).state_dict(), [], set()
+    while state["epoch"] < 3:
+        options["world_size"] = int(rng.choice([1, 2, 4, 8]))
+        world_sizes.add(options["world_size"])
+        options["backend"] = str(rng.choice(backends))
+        options |= {"threads": int(rng.integers(1, 4)), "prefetch": int(rng.integers(1, 5))}
+        ranks = [opened(shard_folder, **options, rank=r) for r in range(options["world_size"])]
+        for rank in ranks:
+            rank.load_state_dict(state)
+        iterators = [iter(rank) for rank in ranks]
+        leg = itertools.islice(zip(*iterators, strict=True), int(rng.integers(1, 5)))
+        found += [joined(parts) for parts in leg]
+        states = [rank.state_dict() for rank in ranks]
+        assert states == [states[0]] * len(ranks)
+        state = states[0]
     assert found == expected
+    assert len(world_sizes) > 1
 
 
 @pytest.mark.parametrize("num_taken", [1, 3, 4])
