@@ -17,8 +17,8 @@ PACKAGES = ("pipeline", "trainer", "tools")
 MAX_LINE = 99
 MAX_ENTRY_LINES = 79
 WITHOUT_TORCH = (
-    "atomic", "cores", "draws", "engines", "images", "manifest", "moments", "order", "plan",
-    "prepare", "reader", "shards", "sources", "totals",
+    "atomic", "class_mix", "cores", "draws", "engines", "images", "ledger", "manifest", "moments",
+    "order", "plan", "prepare", "reader", "shards", "sources", "totals",
 )  # fmt: skip
 
 

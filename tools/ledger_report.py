@@ -21,6 +21,7 @@ from pipeline.loader_config import LoaderConfig
 from pipeline.manifest import Dataset
 from pipeline.order import ORDER_VERSION, Rows, Window, order
 from pipeline.shards import Index
+from tools.progress import Progress
 
 MAX_SAMPLES = 2**20  # of the batches whose class entropy is taken: all of most data sets
 
@@ -55,45 +56,47 @@ def _window(ctx: click.Context, param: click.Parameter, value: str) -> Window:
     return int(value)
 
 
+EPOCH_OPTIONS = (
+    click.option(
+        "--epoch",
+        type=click.IntRange(min=0),
+        help="Check instead that this epoch (from 0) visits each sample exactly once.",
+    ),
+    click.option(
+        "--world-size", default=1, type=click.IntRange(min=1), help="Ranks of that epoch."
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        help="Images per step, over all ranks.  [default: that of trainer/run.py]",
+    ),
+    click.option(
+        "--window",
+        default="all",
+        callback=_window,
+        metavar="W|all",
+        help="Shards shuffled together.",
+    ),
+    click.option(
+        "--split", default="train", help="train in random order, others in index order."
+    ),
+    click.option(
+        "--ledger",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write the ids of each rank and step here, as JSON lines, and check the file.",
+    ),
+    click.option(
+        "--deliver",
+        is_flag=True,
+        help="Take the ids from real loaders that decode every image (numpy backend), not from "
+        "the order alone.",
+    ),
+)
+
+
 def epoch_options(command: Command) -> Command:
     """Adds the fields of EpochOptions to a click command."""
-    positive = click.IntRange(min=1)
-    options = (
-        click.option(
-            "--epoch",
-            type=click.IntRange(min=0),
-            help="Check instead that this epoch (from 0) visits each sample exactly once; "
-            "--seed is then that of the order.",
-        ),
-        click.option("--world-size", default=1, type=positive, help="Ranks of that epoch."),
-        click.option(
-            "--batch-size",
-            type=positive,
-            help="Images per step, over all ranks.  [default: that of trainer/run.py]",
-        ),
-        click.option(
-            "--window",
-            default="all",
-            callback=_window,
-            metavar="W|all",
-            help="Shards shuffled together.",
-        ),
-        click.option(
-            "--split", default="train", help="train in random order, others in index order."
-        ),
-        click.option(
-            "--ledger",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="Write the ids of each rank and step here, as JSON lines, and check the file.",
-        ),
-        click.option(
-            "--deliver",
-            is_flag=True,
-            help="Take the ids from real loaders that decode every image (numpy backend), not "
-            "from the order alone.",
-        ),
-    )
-    for option in reversed(options):
+    for option in reversed(EPOCH_OPTIONS):
         command = option(command)
     return command
 
@@ -203,11 +206,14 @@ def _delivered(config: LoaderConfig, epoch: int) -> list[Part]:
     """What the loaders of all ranks deliver, one after the other."""
     from pipeline.loader import Loader  # brings torch, which takes seconds
 
-    parts = []
-    for rank in range(config.world_size):
-        with Loader(replace(config, rank=rank)) as loader:
-            loader.set_epoch(epoch)
-            parts += [Part(step, rank, batch.ids.numpy()) for step, batch in enumerate(loader)]
+    parts: list[Part] = []
+    with Progress("deliver", total=config.world_size, unit="rank") as progress:
+        for rank in range(config.world_size):
+            with Loader(replace(config, rank=rank)) as loader:
+                loader.set_epoch(epoch)
+                for step, batch in enumerate(loader):
+                    parts.append(Part(step, rank, batch.ids.numpy()))
+                    progress.show(rank, f"step {step + 1:,} of {len(loader):,}")
     return parts
 
 

@@ -30,7 +30,12 @@ from tools.verification import verify
     type=click.FloatRange(0, 1),
     help="Share of the images to decode; all else is always checked in full.",
 )
-@click.option("--seed", default=0, type=click.IntRange(min=0), help="Decides which images.")
+@click.option(
+    "--seed",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Decides which images; with --epoch, their order.",
+)
 @click.option(
     "--repair",
     "source",
