@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backends import Backend, RenderSettings, Work, candidates, open_backend
+from pipeline.backends import RenderSettings, Work, open_first
 from pipeline.class_mix import check_window
-from pipeline.cores import available_cores
+from pipeline.cores import cores_of_rank
 from pipeline.draws import Draws, centre_draws, draws, lighting_offsets
 from pipeline.handover import Handover
 from pipeline.images import RAW_HEADER
@@ -69,7 +69,14 @@ class Loader:
                 f"batch size {config.batch_size} is over the {self._num_samples} images of "
                 f"{config.split}: not one whole batch; use a smaller one"
             )
-        self._renderer = self._open_renderer()
+        opened = open_first(
+            config.backend,
+            self._settings_of,
+            on_gpu=self._handover.on_gpu,
+            encoding=self.dataset.encoding,
+        )
+        self.backend, self.backend_reason = opened.name, opened.reason
+        self._renderer, self._settings = opened.backend, opened.settings
         self._reader = self._open_reader()
         self._epoch, self._step = 0, 0
         self._iterator: Iterator[Batch] | None = None
@@ -192,7 +199,7 @@ class Loader:
             images = self._handover.pixels(self._renderer.take())
             self._reader.release()
         else:
-            settings = self._render_settings()
+            settings = self._settings
             shape = (0, settings.side_px, settings.side_px, 3)
             images = self._handover.pixels(np.empty(shape, settings.dtype))
             if self.backend == "dali-gpu":
@@ -233,35 +240,22 @@ class Loader:
             return None
         return read_statistics(config.shards, self.dataset.fingerprint("train"))
 
-    def _render_settings(self) -> RenderSettings:
+    def _settings_of(self, backend: str) -> RenderSettings:
+        """What to open a backend of this name with."""
         config = self.config
-        dtype: type[np.generic] = np.float32
-        if config.views == "full" or self._finishes_on_gpu:
+        on_gpu = backend == "dali-gpu"
+        dtype: type[np.generic] = np.float16 if on_gpu else np.float32
+        if config.views == "full" or (self._handover.on_gpu and not on_gpu):
             dtype = np.uint8
-        elif self.backend == "dali-gpu":
-            dtype = np.float16
         return RenderSettings(
             encoding=self.dataset.encoding,
             max_rows=-(-config.batch_size // config.world_size),
-            num_threads=config.threads or available_cores(),
+            num_threads=config.threads or cores_of_rank(config.local_world_size),
             depth=config.prefetch,
             full=config.views == "full",
             dtype=dtype,
-            device=self._handover.device.index if self.backend == "dali-gpu" else None,
+            device=self._handover.device.index if on_gpu else None,
         )
-
-    def _open_renderer(self) -> Backend:
-        """Opens the backend asked for, or the first that works here; sets its name and why."""
-        reasons: list[str] = []
-        for name, reason in candidates(self.config.backend, on_gpu=self._handover.on_gpu):
-            self.backend, self.backend_reason = name, "; ".join([*reasons, reason])
-            try:
-                return open_backend(name, self._render_settings())
-            except ValueError as error:
-                if self.config.backend != "auto":
-                    raise
-                reasons.append(f"{name} does not work here ({error})")
-        raise ValueError("; ".join(reasons))
 
     def _open_reader(self) -> Reader:
         config = self.config

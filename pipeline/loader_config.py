@@ -19,8 +19,9 @@ class LoaderConfig:
     batch_size: of all ranks together. training: random order, crops, flips and lighting, the last
     partial batch dropped; otherwise index order, centre crops, every image once. lighting: "std"
     (alpha times sqrt(lambda), the 2012 code), "variance" (alpha times lambda, the paper's text) or
-    "off". window: see pipeline/order.py. threads: of rendering, default one per core.
-    prefetch: steps rendered ahead.
+    "off". window: see pipeline/order.py. threads: of rendering, by default this rank's share of
+    the cores. prefetch: steps rendered ahead. local_world_size: ranks on this host, by default
+    those torchrun says there are.
     """
 
     shards: Path
@@ -37,6 +38,7 @@ class LoaderConfig:
     device: str = "cpu"
     rank: int = 0
     world_size: int = 1
+    local_world_size: int | None = None
 
     def __post_init__(self) -> None:
         at_least_one = {
@@ -44,6 +46,7 @@ class LoaderConfig:
             "prefetch": self.prefetch,
             "threads": 1 if self.threads is None else self.threads,
             "world size": self.world_size,
+            "local world size": 1 if self.local_world_size is None else self.local_world_size,
             "window": 1 if self.window == "all" else self.window,
         }
         for name, value in at_least_one.items():

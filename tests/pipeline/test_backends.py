@@ -12,8 +12,9 @@ from pipeline.backends import (
     Backend,
     RenderSettings,
     Work,
-    choose_backend,
+    candidates,
     open_backend,
+    open_first,
 )
 from pipeline.images import RAW_HEADER, ImageFormat, Pixels, decode_stored, encode, fit
 from pipeline.reader import StepBytes
@@ -188,19 +189,29 @@ def test_an_image_that_cannot_be_decoded_is_an_error_that_ends_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("has_dali", "on_gpu", "chosen", "reason"),
+    ("has_dali", "on_gpu", "encoding", "names", "reason"),
     [
-        (True, True, "dali-gpu", "DALI is installed, batches go to a GPU"),
-        (True, False, "dali-cpu", "DALI is installed, batches stay on the CPU"),
-        (False, True, "numpy", "DALI is not installed"),
-        (False, False, "numpy", "DALI is not installed"),
+        (True, True, "jpeg", ["dali-gpu", "dali-cpu", "numpy"], "batches go to a GPU"),
+        (True, True, "raw", ["dali-gpu", "dali-cpu", "numpy"], "past DALI"),
+        (True, False, "jpeg", ["dali-cpu", "numpy"], "DALI is installed, batches stay on the CPU"),
+        (True, False, "raw", ["dali-cpu", "numpy"], "DALI is installed, batches stay on the CPU"),
+        (False, True, "jpeg", ["numpy"], "DALI is not installed"),
+        (False, True, "raw", ["dali-gpu", "numpy"], "past DALI"),
+        (False, False, "jpeg", ["numpy"], "DALI is not installed"),
     ],
 )
-def test_auto_takes_the_first_that_works_and_says_why(
-    monkeypatch: pytest.MonkeyPatch, has_dali: bool, on_gpu: bool, chosen: str, reason: str
+def test_auto_tries_those_that_can_work_best_first_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+    has_dali: bool,
+    on_gpu: bool,
+    encoding: str,
+    names: list[str],
+    reason: str,
 ) -> None:
     monkeypatch.setattr("pipeline.backends._has_dali", lambda: has_dali)
-    assert choose_backend("auto", on_gpu=on_gpu) == (chosen, reason)
+    found = candidates("auto", on_gpu=on_gpu, encoding=encoding)
+    assert [name for name, _ in found] == names
+    assert reason in found[0][1]
 
 
 @pytest.mark.parametrize(
@@ -216,8 +227,43 @@ def test_a_backend_that_cannot_work_here_is_refused(
 ) -> None:
     monkeypatch.setattr("pipeline.backends._has_dali", lambda: has_dali)
     with pytest.raises(ValueError, match=message):
-        choose_backend(asked, on_gpu=False)
+        candidates(asked, on_gpu=False, encoding="jpeg")
 
 
-def test_a_backend_asked_for_is_the_one_used(name: str) -> None:
-    assert choose_backend(name, on_gpu=False) == (name, "asked for")
+def test_a_backend_asked_for_is_the_one_opened(name: str, encoding: str) -> None:
+    opened = open_first(name, lambda _: settings(encoding), on_gpu=False, encoding=encoding)
+    assert (opened.name, opened.reason) == (name, "asked for")
+    wanted = step(encoding, 3)
+    opened.backend.submit(wanted.work)
+    np.testing.assert_array_equal(taken(opened.backend), np.stack(wanted.shown))
+    opened.backend.close()
+
+
+def refuse(name: str, settings: RenderSettings) -> Backend:
+    """A machine on which DALI is installed and does not work."""
+    if name.startswith("dali"):
+        raise ValueError(f"backend {name} cannot be opened: no driver")
+    return open_backend(name, settings)
+
+
+def test_auto_goes_on_to_the_next_where_one_does_not_work_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.backends._has_dali", lambda: True)
+    monkeypatch.setattr("pipeline.backends.open_backend", refuse)
+    asked = []
+
+    def settings_of(name: str) -> RenderSettings:
+        asked.append(name)
+        return settings("jpeg", max_rows=len(asked))
+
+    opened = open_first("auto", settings_of, on_gpu=True, encoding="jpeg")
+    opened.backend.close()
+    assert asked == ["dali-gpu", "dali-cpu", "numpy"]
+    assert opened.name == "numpy" and opened.settings.max_rows == 3
+    assert opened.reason == (
+        "dali-gpu does not work here (backend dali-gpu cannot be opened: no driver); "
+        "dali-cpu does not work here (backend dali-cpu cannot be opened: no driver); without DALI"
+    )
+    with pytest.raises(ValueError, match="backend dali-cpu cannot be opened: no driver"):
+        open_first("dali-cpu", settings_of, on_gpu=True, encoding="jpeg")

@@ -15,6 +15,7 @@ from pipeline.loader_config import LoaderConfig
         ({"prefetch": 0}, "prefetch must be at least 1, not 0"),
         ({"threads": 0}, "threads must be at least 1, not 0"),
         ({"world_size": 0}, "world size must be at least 1, not 0"),
+        ({"local_world_size": 0}, "local world size must be at least 1, not 0"),
         ({"window": 0}, "window must be at least 1, not 0"),
         ({"rank": 1}, r"rank must be within 0..0, not 1"),
         ({"world_size": 4, "rank": 4}, r"rank must be within 0..3, not 4"),

@@ -1,13 +1,15 @@
 """A loader measurement: who takes part, on which images, and what comes of it."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.backends import choose_backend
+import numpy as np
+
+from pipeline.backends import RenderSettings, open_first
 from pipeline.manifest import open_dataset
 from pipeline.moments import read_statistics
 from tools.measure.contestants import PEERS, Entrant, our_entrant
@@ -61,7 +63,7 @@ def run_loader_contest(
     the report with the reason, and the rest goes on.
     """
     read_statistics(contest.shards, open_dataset(contest.shards).fingerprint("train"))
-    ours, absent = _our_entrants(contest.backends)
+    ours, absent = _our_entrants(contest)
     peers = [PEERS[name] for name in dict.fromkeys(contest.peers)]
     present: list[Entrant] = []
     for entrant in (*ours, *peers):
@@ -99,17 +101,34 @@ def run_loader_contest(
     )
 
 
-def _our_entrants(backends: Sequence[str]) -> tuple[list[Entrant], dict[str, str]]:
+def _our_entrants(contest: LoaderContest) -> tuple[list[Entrant], dict[str, str]]:
     """This project's entrants, each once, and the backends that cannot work here with reasons."""
     import torch
 
+    on_gpu = torch.cuda.is_available()
+    encoding = open_dataset(contest.shards).encoding
+
+    def settings_of(backend: str) -> RenderSettings:
+        return RenderSettings(
+            encoding=encoding,
+            max_rows=1,
+            num_threads=1,
+            depth=1,
+            full=False,
+            dtype=np.float16 if backend == "dali-gpu" else np.float32,
+            device=torch.cuda.current_device() if backend == "dali-gpu" else None,
+        )
+
     names: dict[str, None] = {}
     absent: dict[str, str] = {}
-    for backend in backends:
+    for asked in contest.backends:
         try:
-            names[choose_backend(backend, on_gpu=torch.cuda.is_available())[0]] = None
+            opened = open_first(asked, settings_of, on_gpu=on_gpu, encoding=encoding)
         except ValueError as error:
-            absent[backend] = str(error)
+            absent[asked] = str(error)
+        else:
+            opened.backend.close()
+            names[opened.name] = None
     return [our_entrant(name) for name in names], absent
 
 
