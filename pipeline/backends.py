@@ -50,7 +50,13 @@ class Work:
 class Backend(Protocol):
     """Renders steps in the order they were submitted, ahead of their being taken."""
 
-    def submit(self, work: Work) -> None:
+    def prepare(self, work: Work) -> Any:
+        """The work in the backend's own form; its bytes may still be on their way.
+
+        May be called in another thread than the rest.
+        """
+
+    def submit(self, prepared: Any) -> None:
         """Begins to render; the work's bytes must stay as they are until the step is taken."""
 
     def take(self) -> Any:

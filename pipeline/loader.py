@@ -1,6 +1,5 @@
 """Order, draws, reader and backend as one iterator of torch batches, cut and resumed anywhere."""
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,19 +8,21 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from pipeline.ahead import Ahead
 from pipeline.backends import RenderSettings, Work, open_first
 from pipeline.class_mix import check_window
 from pipeline.cores import cores_of_rank
-from pipeline.draws import Draws, centre_draws, draws, lighting_offsets
+from pipeline.driver import Driver
 from pipeline.handover import Handover
 from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
 from pipeline.manifest import open_dataset
 from pipeline.moments import Statistics, read_statistics
-from pipeline.order import Rows, num_steps, order, rank_part
 from pipeline.reader import Reader
+from pipeline.shards import Index
+from pipeline.steps import Step, Steps
+from pipeline.waits import WaitClock, Waits
 
 __all__ = ["Batch", "Loader", "LoaderConfig"]
 
@@ -48,27 +49,26 @@ class Batch:
 class Loader:
     """Batches of a split, epoch after epoch, as a function of (seed, epoch, step) alone.
 
-    for batch in loader: … delivers what is left of the current epoch, then moves to the next.
-    state_dict() is the position of the next batch; `data_wait_seconds` is the time spent waiting
-    for data inside the iterator so far. ValueError, with the next command, for shards, statistics
-    or a state that do not fit.
+    for batch in loader: … delivers what is left of the current epoch, then moves to the next; a
+    loop that was left is continued by the next one. state_dict() is the position of the next
+    batch, whatever was read ahead. ValueError, with the next command, for shards, statistics or a
+    state that do not fit.
     """
 
     def __init__(self, config: LoaderConfig) -> None:
         self.config = config
         self.dataset = open_dataset(config.shards)
-        self.data_wait_seconds = 0.0
-        self._index = self.dataset.index(config.split)
+        index = self.dataset.index(config.split)
         if config.training:
-            check_window(self._index, config.window, f"{config.shards}, {config.split}")
-        self._handover = Handover(config.device)
-        self._statistics = self._read_statistics()
-        self._num_samples = len(self._index)
-        if config.training and config.batch_size > self._num_samples:
+            check_window(index, config.window, f"{config.shards}, {config.split}")
+        if config.training and config.batch_size > len(index):
             raise ValueError(
-                f"batch size {config.batch_size} is over the {self._num_samples} images of "
+                f"batch size {config.batch_size} is over the {len(index)} images of "
                 f"{config.split}: not one whole batch; use a smaller one"
             )
+        self._handover = Handover(config.device)
+        self._clock = WaitClock(self._handover.device)
+        statistics = self._read_statistics()
         opened = open_first(
             config.backend,
             self._settings_of,
@@ -76,15 +76,30 @@ class Loader:
             encoding=self.dataset.encoding,
         )
         self.backend, self.backend_reason = opened.name, opened.reason
-        self._renderer, self._settings = opened.backend, opened.settings
-        self._reader = self._open_reader()
+        self._settings = opened.settings
+        in_host_memory = opened.settings.device is None
+        self._renderer = Driver(opened.backend) if in_host_memory else opened.backend
+        self._depth = config.prefetch + READ_AHEAD  # steps begun at a time
+        self._reader = self._open_reader(index)
+        shard_sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
+        self._steps = Steps(config, index, shard_sizes, statistics)
+        self._ahead: Ahead[_Prepared] = Ahead("fullfeed-prepare")
         self._epoch, self._step = 0, 0
         self._iterator: Iterator[Batch] | None = None
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
-        config = self.config
-        return num_steps(self._num_samples, config.batch_size, training=config.training)
+        return len(self._steps)
+
+    @property
+    def waits(self) -> Waits:
+        """How long the consumer of the batches waited so far, and for what."""
+        return self._clock.waits()
+
+    @property
+    def data_wait_seconds(self) -> float:
+        """All of `waits` together."""
+        return self.waits.data_wait_seconds
 
     @property
     def epoch(self) -> int:
@@ -143,87 +158,89 @@ class Loader:
     def close(self) -> None:
         """Ends the threads and frees the buffers."""
         self._stop()
+        self._ahead.close()
+        self._steps.close()
         self._renderer.close()
         self._reader.close()
 
     def _batches(self) -> Iterator[Batch]:
-        coming = self._coming()  # parts of steps, in order
-        reading: deque[_Part] = deque()
-        rendering: deque[_Part] = deque()
+        coming = iter(range(self._step, len(self)))
+        num_asked = 0  # steps being prepared; then they are read, rendered and delivered
+        reading: deque[_Prepared] = deque()
+        rendering: deque[_Prepared] = deque()
         while True:
-            started = time.perf_counter()
-            while self._reader.has_room and (part := next(coming, None)) is not None:
-                if len(part.rows):
-                    self._reader.request(part.rows)
-                reading.append(part)
-            # Waits for the disk only when nothing is being rendered.
+            self._clock.start()
+            while num_asked + len(reading) + len(rendering) < self._depth:
+                if (number := next(coming, None)) is None:
+                    break
+                self._ahead.ask(self._prepare, self._epoch, number)
+                num_asked += 1
+            self._clock.handed_over()
+            # Waits for a step's bytes only when nothing is being rendered.
+            while num_asked and (self._ahead.is_ready or not (reading or rendering)):
+                reading.append(self._ahead.take())
+                num_asked -= 1
             while reading and len(rendering) < self.config.prefetch:
-                if len(reading[0].rows):
-                    if rendering and not self._reader.is_ready:
-                        break
-                    self._submit(reading[0])
+                if rendering and not self._is_read(reading[0]):
+                    break
+                self._submit(reading[0])
                 rendering.append(reading.popleft())
             if not rendering:
                 break
             batch = self._deliver(rendering.popleft())
-            self.data_wait_seconds += time.perf_counter() - started
+            self._clock.handed_over()
             self._step += 1
             yield batch
         self._epoch, self._step = self._epoch + 1, 0
 
-    def _coming(self) -> Iterator["_Part"]:
-        """This rank's parts of the steps from the current one to the end of the epoch."""
-        config = self.config
-        sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
-        rows: Rows = np.arange(self._num_samples)
-        if config.training:
-            rows = order(sizes, config.seed, self._epoch, config.window)
-        for step in range(self._step, len(self)):
-            first, last = rank_part(
-                self._num_samples, config.batch_size, step, config.rank, config.world_size
-            )
-            start = step * config.batch_size
-            if config.training:
-                drawn = draws(config.seed, self._epoch, step, config.batch_size)
-            else:
-                drawn = centre_draws(config.batch_size)
-            yield _Part(rows[first:last], drawn.part(first - start, last - start))
+    def _prepare(self, epoch: int, number: int) -> "_Prepared":
+        """Begins to read a step; done ahead by a thread."""
+        step = self._steps.step(epoch, number)
+        if not len(step.rows):
+            return _Prepared(step, None)
+        encoded = self._reader.request(step.rows)
+        offsets = None if self._finishes_on_gpu else step.offsets
+        return _Prepared(step, self._renderer.prepare(Work(encoded, step.crop, offsets)))
 
-    def _submit(self, part: "_Part") -> None:
-        offsets = None if self._finishes_on_gpu else self._offsets(part.draws)
-        self._renderer.submit(Work(self._reader.take(), part.draws.crop, offsets))
+    def _is_read(self, prepared: "_Prepared") -> bool:
+        return prepared.work is None or self._reader.is_ready
 
-    def _deliver(self, part: "_Part") -> Batch:
-        chosen = self._index[part.rows]
-        if len(part.rows):
-            images = self._handover.pixels(self._renderer.take())
+    def _submit(self, prepared: "_Prepared") -> None:
+        if prepared.work is not None:
+            self._reader.take()
+            self._clock.read()
+            self._renderer.submit(prepared.work)
+            self._clock.handed_over()
+
+    def _deliver(self, prepared: "_Prepared") -> Batch:
+        step = prepared.step
+        self._clock.before_input()
+        if prepared.work is not None:
+            rendered = self._renderer.take()
+            self._clock.decoded()
+            images = self._handover.pixels(rendered)
             self._reader.release()
         else:
-            settings = self._settings
-            shape = (0, settings.side_px, settings.side_px, 3)
-            images = self._handover.pixels(np.empty(shape, settings.dtype))
-            if self.backend == "dali-gpu":
-                images = images.to(self._handover.device)
+            images = self._no_images()
         if self._finishes_on_gpu:
             if self.config.views == "full":
                 images = self._handover.whole(images)
             else:
-                images = self._handover.finish(images, self._offsets(part.draws))
-        return Batch(
+                images = self._handover.finish(images, step.offsets)
+        batch = Batch(
             images=images,
-            labels=self._handover.numbers(chosen["label"].astype(np.int64)),
-            ids=torch.from_numpy(chosen["id"].astype(np.int64)),
-            crop=self._handover.numbers(part.draws.crop),
+            labels=self._handover.numbers(step.labels),
+            ids=torch.from_numpy(step.ids),
+            crop=self._handover.numbers(step.crop),
         )
+        self._clock.after_input()
+        return batch
 
-    def _offsets(self, drawn: Draws) -> NDArray[np.float32] | None:
-        """What lighting adds, float32 (N, 3); None where there is none."""
-        if self._statistics is None:
-            return None
-        scale = self._statistics.eigenvalues
-        if self.config.lighting == "std":
-            scale = np.sqrt(scale)
-        return lighting_offsets(drawn.alpha, self._statistics.eigenvectors, scale)
+    def _no_images(self) -> torch.Tensor:
+        """What a backend gives of no image at all, which DALI refuses to render."""
+        shape = (0, self._settings.side_px, self._settings.side_px, 3)
+        images = self._handover.pixels(np.empty(shape, self._settings.dtype))
+        return images.to(self._handover.device) if self.backend == "dali-gpu" else images
 
     @property
     def _finishes_on_gpu(self) -> bool:
@@ -257,15 +274,15 @@ class Loader:
             device=self._handover.device.index if on_gpu else None,
         )
 
-    def _open_reader(self) -> Reader:
+    def _open_reader(self, index: Index) -> Reader:
         config = self.config
         shards = self.dataset.split(config.split).shards
         return Reader(
             [config.shards / shard.name for shard in shards],
-            self._index,
+            index,
             header=RAW_HEADER if self.dataset.encoding == "raw" else b"",
             max_rows=-(-config.batch_size // config.world_size),
-            depth=config.prefetch + READ_AHEAD,
+            depth=self._depth,
             num_threads=NUM_READ_THREADS,
         )
 
@@ -274,13 +291,14 @@ class Loader:
         if self._iterator is not None:
             self._iterator.close()  # type: ignore[attr-defined]  # it is a generator
             self._iterator = None
+        self._ahead.clear()
         self._renderer.clear()
         self._reader.clear()
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A rank's part of a step: its index rows and their draws."""
+class _Prepared:
+    """A step being read. work: in the backend's own form; None where the step has no images."""
 
-    rows: Rows
-    draws: Draws
+    step: Step
+    work: Any | None

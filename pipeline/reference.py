@@ -66,8 +66,13 @@ class NumpyBackend:
         self._buffers: list[NDArray[np.generic]] = []
         self._steps: deque[tuple[NDArray[np.generic], list[Future[None]]]] = deque()
 
-    def submit(self, work: Work) -> None:
+    def prepare(self, work: Work) -> Work:
+        """As it is."""
+        return work
+
+    def submit(self, prepared: Work) -> None:
         """Begins to render a step; the work's bytes must stay until it is taken."""
+        work = prepared
         n = len(work.crop)
         out = self._free_buffer()[:n]
         parts = np.array_split(np.arange(n), min(n, 4 * self._settings.num_threads))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.loader import Batch
+from pipeline.waits import Waits
 from trainer.metrics import Progress
 from trainer.model import AlexNet
 from trainer.optimizer import build_optimizer, build_schedule, set_learning_rate
@@ -20,7 +21,9 @@ from trainer.presets import Preset
 class Feed(Protocol):
     """What the trainer needs of a loader; `pipeline.loader.Loader` has more."""
 
-    data_wait_seconds: float
+    @property
+    def waits(self) -> Waits:
+        """How long its consumer waited so far."""
 
     def __len__(self) -> int:
         """Steps per epoch."""
@@ -30,13 +33,12 @@ class Feed(Protocol):
 
 
 @dataclass(kw_only=True)
-class Totals:
+class Totals(Waits):
     """What an epoch has summed up so far; part of a checkpoint taken in its middle."""
 
     loss_sum: float = 0.0  # over images
     num_images: int = 0
     seconds: float = 0.0
-    data_wait_seconds: float = 0.0
 
     @property
     def loss(self) -> float:
@@ -79,7 +81,7 @@ class Trainer:
         """
         self.model.train()
         before, start = Totals(**vars(totals)), time.perf_counter()
-        waited = feed.data_wait_seconds
+        waited = feed.waits
         steps_done = self.step % len(feed)
         for batch in feed:
             self._unread.append(self.train_step(batch))
@@ -89,9 +91,8 @@ class Trainer:
             if stopped or steps_done == len(feed) or progress.due(steps_done):
                 self._read_losses(totals, len(batch.labels))
                 totals.seconds = before.seconds + time.perf_counter() - start
-                totals.data_wait_seconds = (
-                    before.data_wait_seconds + feed.data_wait_seconds - waited
-                )
+                for name, seconds in vars(feed.waits).items():
+                    setattr(totals, name, getattr(before, name) + seconds - getattr(waited, name))
             if stopped:
                 return False
             if progress.due(steps_done):

@@ -154,6 +154,10 @@ class Session:
             train_seconds=totals.seconds,
             val_seconds=val_seconds,
             data_wait_seconds=totals.data_wait_seconds,
+            read_wait_seconds=totals.read_wait_seconds,
+            decode_wait_seconds=totals.decode_wait_seconds,
+            handover_wait_seconds=totals.handover_wait_seconds,
+            device_wait_seconds=totals.device_wait_seconds,
         )
         trainer.schedule.observe(errors.top1_error)
         self.epoch += 1

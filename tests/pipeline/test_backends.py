@@ -94,7 +94,7 @@ def test_crops_at_all_corners_flips_and_lighting_are_bit_equal_to_the_oracle(
     backend: Backend, encoding: str
 ) -> None:
     wanted = step(encoding, 6)
-    backend.submit(wanted.work)
+    backend.submit(backend.prepare(wanted.work))
     found = taken(backend)
     assert found.dtype == np.float32 and found.shape == (6, 224, 224, 3)
     assert found.tobytes() == np.stack(wanted.shown).tobytes()
@@ -102,7 +102,7 @@ def test_crops_at_all_corners_flips_and_lighting_are_bit_equal_to_the_oracle(
 
 def test_no_offsets_leave_the_pixels_as_they_are(backend: Backend, encoding: str) -> None:
     wanted = step(encoding, 3)
-    backend.submit(Work(wanted.work.encoded, wanted.work.crop, None))
+    backend.submit(backend.prepare(Work(wanted.work.encoded, wanted.work.crop, None)))
     zero = np.zeros(3, np.float32)
     expected = [
         render(p, c, zero) for p, c in zip(wanted.pixels, wanted.work.crop, strict=True)
@@ -113,9 +113,9 @@ def test_no_offsets_leave_the_pixels_as_they_are(backend: Backend, encoding: str
 def test_steps_of_any_size_come_in_the_order_submitted(backend: Backend, encoding: str) -> None:
     steps = [step(encoding, count, seed) for seed, count in enumerate((6, 1, 3, 6, 2))]
     found = []
-    backend.submit(steps[0].work)
+    backend.submit(backend.prepare(steps[0].work))
     for following in steps[1:]:  # two at a time, as the depth allows
-        backend.submit(following.work)
+        backend.submit(backend.prepare(following.work))
         found.append(taken(backend))
     found.append(taken(backend))
     for images, wanted in zip(found, steps, strict=True):
@@ -124,10 +124,10 @@ def test_steps_of_any_size_come_in_the_order_submitted(backend: Backend, encodin
 
 def test_what_was_taken_is_not_overwritten_by_later_steps(backend: Backend, encoding: str) -> None:
     first = step(encoding, 6)
-    backend.submit(first.work)
+    backend.submit(backend.prepare(first.work))
     held = backend.take()
     for seed in range(1, 5):
-        backend.submit(step(encoding, 6, seed).work)
+        backend.submit(backend.prepare(step(encoding, 6, seed).work))
         backend.take()
     np.testing.assert_array_equal(np.from_dlpack(held), np.stack(first.shown))
 
@@ -138,10 +138,10 @@ def test_clear_forgets_and_the_next_step_is_right(
 ) -> None:
     for round_ in range(2):
         for seed in range(num_submitted):
-            backend.submit(step(encoding, 4, seed).work)
+            backend.submit(backend.prepare(step(encoding, 4, seed).work))
         backend.clear()
         wanted = step(encoding, 5, 9 + round_)
-        backend.submit(wanted.work)
+        backend.submit(backend.prepare(wanted.work))
         np.testing.assert_array_equal(taken(backend), np.stack(wanted.shown))
 
 
@@ -149,7 +149,7 @@ def test_full_views_are_the_stored_pixels(name: str, encoding: str) -> None:
     backend = open_backend(name, settings(encoding, full=True, dtype=np.uint8))
     for count in (6, 2):
         wanted = step(encoding, count)
-        backend.submit(wanted.work)
+        backend.submit(backend.prepare(wanted.work))
         found = taken(backend)
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found, np.stack(wanted.pixels))
@@ -159,7 +159,7 @@ def test_full_views_are_the_stored_pixels(name: str, encoding: str) -> None:
 def test_uint8_crops_carry_no_lighting(name: str, encoding: str) -> None:
     backend = open_backend(name, settings(encoding, dtype=np.uint8))
     wanted = step(encoding, 5)
-    backend.submit(Work(wanted.work.encoded, wanted.work.crop, None))
+    backend.submit(backend.prepare(Work(wanted.work.encoded, wanted.work.crop, None)))
     found = taken(backend)
     zero = np.zeros(3, np.float32)
     expected = [
@@ -176,12 +176,12 @@ def test_an_image_that_cannot_be_decoded_is_an_error_that_ends_nothing_else(
 ) -> None:
     wanted = step(encoding, 4)
     damaged = StepBytes(np.zeros((3, 640), np.uint8), np.full((3, 1), 640, np.int32))
-    backend.submit(Work(damaged, wanted.work.crop[:3], None))
-    backend.submit(wanted.work)
+    backend.submit(backend.prepare(Work(damaged, wanted.work.crop[:3], None)))
+    backend.submit(backend.prepare(wanted.work))
     with pytest.raises((RuntimeError, ValueError), match=r"decod|damaged"):
         backend.take()
     backend.clear()
-    backend.submit(wanted.work)
+    backend.submit(backend.prepare(wanted.work))
     np.testing.assert_array_equal(taken(backend), np.stack(wanted.shown))
 
 
@@ -234,7 +234,7 @@ def test_a_backend_asked_for_is_the_one_opened(name: str, encoding: str) -> None
     opened = open_first(name, lambda _: settings(encoding), on_gpu=False, encoding=encoding)
     assert (opened.name, opened.reason) == (name, "asked for")
     wanted = step(encoding, 3)
-    opened.backend.submit(wanted.work)
+    opened.backend.submit(opened.backend.prepare(wanted.work))
     np.testing.assert_array_equal(taken(opened.backend), np.stack(wanted.shown))
     opened.backend.close()
 
