@@ -33,6 +33,11 @@ def main() -> None:
     "--against", "peers", multiple=True, type=click.Choice(list(PEERS)),
     help="A peer that does the same work, by turns; repeatable.",
 )  # fmt: skip
+@click.option(
+    "--raw-shards", type=click.Path(path_type=Path),
+    help="The same images as raw shards: measured too, by turns with those of --shards.",
+)  # fmt: skip
+@click.option("--cold", is_flag=True, help="Drop files from the page cache before each pass.")
 @click.option("--threads", default=available_cores(), help="Threads or workers, of each.")
 @click.option("--batch-size", default=128, help="Images.")
 @click.option("--repeats", default=5, help="Measured rounds, at least 5.")
@@ -40,14 +45,16 @@ def main() -> None:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write it here too.")
 @clear_errors
 def loader(
-    shards: Path, backends: tuple[str, ...], peers: tuple[str, ...], threads: int,
-    batch_size: int, repeats: int, images: int, json_path: Path | None,
+    shards: Path, backends: tuple[str, ...], peers: tuple[str, ...], raw_shards: Path | None,
+    cold: bool, threads: int, batch_size: int, repeats: int, images: int, json_path: Path | None,
 ) -> None:  # fmt: skip
-    """Training batches per second from memory-cached shards: crop, flip, lighting, float."""
+    """Training batches per second (crop, flip, lighting, float), the CPU time they cost the thread
+    that takes them, and the memory that is kept from pass to pass: one pass is one epoch."""
     with usage_errors():
         contest = LoaderContest(
             shards=shards, backends=backends, peers=peers, num_threads=threads,
             batch_size=batch_size, repeats=repeats, min_images=images,
+            raw_shards=raw_shards, cold=cold,
         )  # fmt: skip
     publish(run_loader_contest(contest, lambda line: click.echo(line, err=True)), json_path)
 
