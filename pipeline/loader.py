@@ -19,8 +19,9 @@ from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
 from pipeline.manifest import open_dataset
 from pipeline.moments import Statistics, read_statistics
-from pipeline.reader import Reader
-from pipeline.shards import Index
+from pipeline.reader import Reader, StepBytes
+from pipeline.reference import find_undecodable
+from pipeline.shards import Index, shard_stem
 from pipeline.steps import Step, Steps
 from pipeline.waits import WaitClock, Waits
 
@@ -58,7 +59,7 @@ class Loader:
     def __init__(self, config: LoaderConfig) -> None:
         self.config = config
         self.dataset = open_dataset(config.shards)
-        index = self.dataset.index(config.split)
+        self._index = index = self.dataset.index(config.split)
         if config.training:
             check_window(index, config.window, f"{config.shards}, {config.split}")
         if config.training and config.batch_size > len(index):
@@ -197,10 +198,11 @@ class Loader:
         """Begins to read a step; done ahead by a thread."""
         step = self._steps.step(epoch, number)
         if not len(step.rows):
-            return _Prepared(step, None)
+            return _Prepared(step, None, None)
         encoded = self._reader.request(step.rows)
         offsets = None if self._finishes_on_gpu else step.offsets
-        return _Prepared(step, self._renderer.prepare(Work(encoded, step.crop, offsets)))
+        work = self._renderer.prepare(Work(encoded, step.crop, offsets))
+        return _Prepared(step, encoded, work)
 
     def _is_read(self, prepared: "_Prepared") -> bool:
         return prepared.work is None or self._reader.is_ready
@@ -216,7 +218,7 @@ class Loader:
         step = prepared.step
         self._clock.before_input()
         if prepared.work is not None:
-            rendered = self._renderer.take()
+            rendered = self._take(prepared)
             self._clock.decoded()
             images = self._handover.pixels(rendered)
             self._reader.release()
@@ -235,6 +237,23 @@ class Loader:
         )
         self._clock.after_input()
         return batch
+
+    def _take(self, prepared: "_Prepared") -> Any:
+        """What the backend rendered; ValueError that names the sample it could not decode."""
+        try:
+            return self._renderer.take()
+        except (RuntimeError, ValueError) as error:  # DALI's names no sample
+            assert prepared.encoded is not None
+            if (found := find_undecodable(prepared.encoded)) is None:
+                raise
+            number, reason = found
+            shard = int(self._index[prepared.step.rows[number]]["shard"])
+            folder, name = self.config.shards, shard_stem(self.config.split, shard)
+            raise ValueError(
+                f"{folder / name}.tar, sample {prepared.step.ids[number]}: the bytes are those "
+                f"written, yet no image ({reason}); make the shard anew: "
+                f"tools/verify_shards.py {folder} --repair SOURCE"
+            ) from error
 
     def _no_images(self) -> torch.Tensor:
         """What a backend gives of no image at all, which DALI refuses to render."""
@@ -298,7 +317,8 @@ class Loader:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A step being read. work: in the backend's own form; None where the step has no images."""
+    """A step being read. work: in the backend's own form. None where the step has no images."""
 
     step: Step
+    encoded: StepBytes | None
     work: Any | None

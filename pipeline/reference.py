@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.backends import RenderSettings, Work
 from pipeline.draws import CROP_PX
-from pipeline.images import SIZE_PX, Pixels, decode_stored
+from pipeline.images import SIZE_PX, ImageError, Pixels, decode_stored
+from pipeline.reader import StepBytes
 
 
 def _own_references() -> int:
@@ -37,6 +38,16 @@ def cut(pixels: Pixels, crop: NDArray[np.int32]) -> Pixels:
     x, y, flip = (int(value) for value in crop)
     view = pixels[y : y + CROP_PX, x : x + CROP_PX]
     return view[:, ::-1] if flip else view
+
+
+def find_undecodable(encoded: StepBytes) -> tuple[int, str] | None:
+    """Position and reason of the first JPEG of a step that is no image; None where all are."""
+    for number, (data, size) in enumerate(zip(encoded.data, encoded.sizes[:, 0], strict=True)):
+        try:
+            decode_stored(data[:size].tobytes())
+        except ImageError as error:
+            return number, str(error)
+    return None
 
 
 def _render_into(
