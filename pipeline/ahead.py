@@ -41,8 +41,8 @@ class Ahead(Generic[Result]):
     def take(self) -> Result:
         """The result of the oldest call not taken yet; waits for it, raises what it raised."""
         assert self._open
-        self._open -= 1
         result, error = self._done.get()
+        self._open -= 1  # after it: an interrupt (Ctrl-C) while waiting leaves it to clear()
         if error is not None:
             raise error
         taken: Result = result

@@ -72,6 +72,29 @@ def test_clear_waits_for_the_call_being_made_and_drops_the_others() -> None:
     ahead.close()
 
 
+def test_what_was_waited_for_when_interrupted_is_not_taken_for_something_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ahead: Ahead[str] = Ahead("test")
+    done = ahead._done
+
+    class Interrupted:
+        """The queue of results, in which waiting ends with Ctrl-C."""
+
+        def get(self) -> None:
+            raise KeyboardInterrupt
+
+    ahead.ask(str, "old")
+    monkeypatch.setattr(ahead, "_done", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        ahead.take()
+    monkeypatch.setattr(ahead, "_done", done)
+    ahead.clear()
+    ahead.ask(str, "new")
+    assert ahead.take() == "new"
+    ahead.close()
+
+
 def test_the_thread_ends_with_close_and_with_an_owner_that_was_only_forgotten() -> None:
     before = threading.active_count()
     ahead: Ahead[None] = Ahead("test")
