@@ -13,6 +13,7 @@ from pipeline.images import SIZE_PX
 from pipeline.reader import StepBytes
 
 BACKENDS = ("dali-gpu", "dali-cpu", "numpy")
+HW_DECODER_LOAD = 0.65  # DALI's default; pipeline/calibrate.py measures a better one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class RenderSettings:
 
     encoding: of the stored images, jpeg or raw. full: whole images, (N, 256, 256, 3) uint8,
     instead of 224-px crops. dtype: of the pixels that come out; uint8 carries no lighting.
-    device: index of the GPU of dali-gpu. depth: steps rendered ahead.
+    num_threads: of all pools together. depth: steps rendered ahead. device: index of the GPU of
+    dali-gpu. hw_decoder_load: share of the images its JPEG engine decodes, 0..1, where it has one.
     """
 
     encoding: str
@@ -31,6 +33,7 @@ class RenderSettings:
     full: bool
     dtype: type[np.generic]
     device: int | None = None
+    hw_decoder_load: float = HW_DECODER_LOAD
 
     @property
     def side_px(self) -> int:

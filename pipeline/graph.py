@@ -24,7 +24,7 @@ def _refuse_two_builds() -> None:
 
 _refuse_two_builds()
 
-from nvidia.dali import fn, types  # noqa: E402  # only after the check above
+from nvidia.dali import backend, fn, types  # noqa: E402  # only after the check above
 from nvidia.dali.pipeline import Pipeline  # noqa: E402
 from nvidia.dali.tensors import TensorListCPU  # noqa: E402
 
@@ -35,6 +35,10 @@ OFFSET = slice(4, 7)  # float32: minus what lighting adds
 NUM_NUMBERS = 7
 Inputs = list[TensorListCPU]  # the images' bytes, and the numbers
 
+# What nvJPEG keeps of an image, per thread: 16-bit coefficients of three planes, 384 KiB, and on
+# the device the planes, 192 KiB. DALI's 16 and 8 MiB are meant for photographs of any size.
+DECODER_PADDING_BYTES = 1 << 20
+_dali: Any = backend  # DALI's type stubs leave out part of it
 DTYPES: dict[type[np.generic], Any] = {
     np.uint8: types.UINT8,
     np.float16: types.FLOAT16,
@@ -42,10 +46,36 @@ DTYPES: dict[type[np.generic], Any] = {
 }
 
 
+def decoder_arguments(hw_decoder_load: float) -> dict[str, Any]:
+    """What the GPU's JPEG decoder is told, by the names of DALI's decoders with device="mixed".
+
+    hw_decoder_load: share of a batch that the GPU's JPEG engine takes, 0..1; the rest is decoded
+    on threads (Huffman) and by CUDA kernels, whose pixels may differ from the engine's.
+    """
+    return {
+        "hw_decoder_load": hw_decoder_load,
+        "jpeg_fancy_upsampling": True,  # as libjpeg-turbo; DALI's default differs at colour edges
+        "preallocate_width_hint": SIZE_PX,  # of the engine, which multiplies it by the batch
+        "preallocate_height_hint": SIZE_PX,
+        "device_memory_padding": DECODER_PADDING_BYTES,
+        "host_memory_padding": DECODER_PADDING_BYTES,
+        # The decoder's threads would be bound to the first cores, those of every rank to the same.
+        "affine": False,
+    }
+
+
 class DaliBackend:
-    """Renders steps in a DALI pipeline, on the CPU or (settings.device) on a GPU."""
+    """Renders steps in a DALI pipeline, on the CPU or (settings.device) on a GPU.
+
+    On a GPU a step is handed over by stream, without a copy and without waiting for the device:
+    it may be used in what was torch's current stream when it was taken, and in any stream that
+    waits for that one. DALI writes to its memory again only once the tensor is gone and all work
+    that the device had been given by then is done (DALI 2.4: the deleter of its DLPack tensors),
+    whatever stream that work is in; so nobody needs to call `record_stream`.
+    """
 
     def __init__(self, settings: RenderSettings) -> None:
+        assert settings.device is None or settings.encoding == "jpeg"
         self._settings = settings
         self._raw = settings.encoding == "raw"
         self._num_inputs = 1 if self._raw and settings.full else 2  # whole images as they are
@@ -81,20 +111,25 @@ class DaliBackend:
         """The oldest step as a DALI tensor: NHWC, on the CPU or in the current CUDA stream."""
         if not self._running:
             self._schedule()
-        stream = None
-        if self._settings.device is not None:
+        # This releases the step before; its tensor keeps its memory: dynamic executor.
+        if self._settings.device is None:
+            (output,) = self._pipeline.outputs()
+        else:
             import torch
 
-            stream = torch.cuda.current_stream(self._settings.device)
-        # This releases the step before; its tensor keeps its memory: dynamic executor.
-        (output,) = self._pipeline.outputs(cuda_stream=stream)
+            with torch.cuda.device(self._settings.device):
+                (output,) = self._pipeline.outputs(cuda_stream=torch.cuda.current_stream())
         self._running.popleft()
         if not self._running:
             self._pipeline.release_outputs()  # holds no step while it rests
         return output.as_tensor()
 
     def clear(self) -> None:
-        """Forgets all that was submitted; after an error the next step is rendered again."""
+        """Forgets all that was submitted; after an error the next step is rendered again.
+
+        On a GPU gives back what DALI's pools of this process hold unused: a loader is cleared when
+        an epoch begins, so training and validation, taking turns, are bounded together.
+        """
         self._waiting.clear()
         try:
             while self._running:
@@ -103,6 +138,8 @@ class DaliBackend:
             self._running.clear()
             self._ended = False
             self._pipeline = self._build()
+        if self._settings.device is not None:
+            _dali.ReleaseUnusedMemory()
 
     def close(self) -> None:
         """Drops the pipeline and its memory."""
@@ -127,12 +164,15 @@ class DaliBackend:
 
     def _build(self) -> Pipeline:
         settings = self._settings
+        # A GPU's decoder has a pool of its own, as large as the pipeline's: each gets half.
+        num_pools = 1 if settings.device is None else 2
         pipeline = Pipeline(
             batch_size=settings.max_rows,
-            num_threads=settings.num_threads,
+            num_threads=max(1, settings.num_threads // num_pools),
             device_id=settings.device,
             prefetch_queue_depth=settings.depth,
             exec_dynamic=True,
+            set_affinity=False,  # ranks of one host would bind their threads to the same cores
         )
         with pipeline:
             pipeline.set_outputs(self._graph())
@@ -145,7 +185,7 @@ class DaliBackend:
             source=self._next_inputs,
             num_outputs=self._num_inputs,
             batch=True,
-            no_copy=not (self._raw and settings.device is not None),  # .gpu() runs behind us
+            no_copy=True,
             dtype=[types.UINT8, types.INT32][: self._num_inputs],
             ndim=[3 if self._raw else 1, 1][: self._num_inputs],
         )
@@ -167,22 +207,10 @@ class DaliBackend:
 
     def _pixels(self, images: Any, window: dict[str, Any]) -> Any:
         """The images, or the windows of them, uint8 HWC."""
-        if not self._raw:
-            return self._decode(images, window)
-        on_gpu = self._settings.device is not None
-        data = images.gpu() if on_gpu else images
-        return fn.crop(data, **window) if window else fn.copy(data)
-
-    def _decode(self, encoded: Any, window: dict[str, Any]) -> Any:
+        if self._raw:
+            return fn.crop(images, **window) if window else fn.copy(images)
         decoder = fn.decoders.image_crop if window else fn.decoders.image
         if self._settings.device is None:
-            return decoder(encoded, device="cpu", output_type=types.RGB, **window)
-        return decoder(
-            encoded,
-            device="mixed",
-            output_type=types.RGB,
-            jpeg_fancy_upsampling=True,  # as libjpeg-turbo does; DALI's default differs at edges
-            preallocate_width_hint=SIZE_PX,
-            preallocate_height_hint=SIZE_PX,
-            **window,
-        )
+            return decoder(images, device="cpu", output_type=types.RGB, **window)
+        arguments = decoder_arguments(self._settings.hw_decoder_load)
+        return decoder(images, device="mixed", output_type=types.RGB, **arguments, **window)

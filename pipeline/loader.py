@@ -118,14 +118,30 @@ class Loader:
             self._stop()
             self._epoch, self._step = epoch, 0
 
+    @property
+    def settings(self) -> RenderSettings:
+        """What the backend was opened with."""
+        return self._settings
+
+    @property
+    def hw_decoder_load(self) -> float | None:
+        """The share of images a GPU's JPEG engine decodes, 0..1; None with another decoder."""
+        decodes = self.backend == "dali-gpu" and self.dataset.encoding == "jpeg"
+        return self._settings.hw_decoder_load if decodes else None
+
     def state_dict(self) -> dict[str, Any]:
-        """The position of the next batch and what it depends on; JSON-able."""
-        return {**self._fixed_state, "epoch": self._epoch, "step": self._step}
+        """The position of the next batch and what it depends on; JSON-able.
+
+        hw_decoder_load only tells how the pixels came about; exact loaders alone compare it.
+        """
+        told = {"hw_decoder_load": self.hw_decoder_load}
+        return {**self._fixed_state, "epoch": self._epoch, "step": self._step, **told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state`, which may come from other ranks, threads or backends.
 
-        ValueError naming what differs: other shards, global batch, seed, order or augmentation.
+        ValueError naming what differs: other shards, global batch, seed, order or augmentation; or
+        where this loader is to be exact and the one of the state was not.
         """
         for name, here in self._fixed_state.items():
             if state.get(name) != here:
@@ -133,6 +149,11 @@ class Loader:
                     f"cannot resume: {name} is {state.get(name)} in the saved state and {here} "
                     "here; the batches would not be the same"
                 )
+        if self.config.exact and state.get("hw_decoder_load"):
+            raise ValueError(
+                f"cannot resume exactly: hw_decoder_load is {state['hw_decoder_load']} in the "
+                "saved state, so its pixels cannot be had again; resume without --exact"
+            )
         epoch, step = state["epoch"], state["step"]
         if not (epoch >= 0 and 0 <= step <= len(self)):
             raise ValueError(f"cannot resume: no step {step} of epoch {epoch}, of {len(self)}")
@@ -291,6 +312,7 @@ class Loader:
             full=config.views == "full",
             dtype=dtype,
             device=self._handover.device.index if on_gpu else None,
+            hw_decoder_load=0.0 if config.exact else config.hw_decoder_load,
         )
 
     def _open_reader(self, index: Index) -> Reader:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.backends import HW_DECODER_LOAD
 from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX
 from pipeline.manifest import canonical_hash
 from pipeline.order import ORDER_VERSION, Window
@@ -21,7 +22,10 @@ class LoaderConfig:
     (alpha times sqrt(lambda), the 2012 code), "variance" (alpha times lambda, the paper's text) or
     "off". window: see pipeline/order.py. threads: of rendering, by default this rank's share of
     the cores. prefetch: steps rendered ahead. local_world_size: ranks on this host, by default
-    those torchrun says there are.
+    those torchrun says there are. hw_decoder_load: share of the JPEG images that the engine of a
+    GPU decodes, 0..1; its pixels differ from those of the GPU's kernels. exact: none of them, so
+    that runs on dali-gpu are bit-equal. calibrate: threads and load are measured when the loader
+    is opened (pipeline/calibrate.py).
     """
 
     shards: Path
@@ -39,6 +43,9 @@ class LoaderConfig:
     rank: int = 0
     world_size: int = 1
     local_world_size: int | None = None
+    hw_decoder_load: float = HW_DECODER_LOAD
+    exact: bool = False
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         at_least_one = {
@@ -60,6 +67,8 @@ class LoaderConfig:
             )
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be within 0..2**64-1, not {self.seed}")
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise ValueError(f"hw_decoder_load must be within 0..1, not {self.hw_decoder_load}")
         if self.lighting not in LIGHTING:
             raise ValueError(f"lighting must be one of {LIGHTING}, not {self.lighting!r}")
         if self.views not in VIEWS:

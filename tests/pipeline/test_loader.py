@@ -376,7 +376,7 @@ def test_the_state_holds_what_the_contract_lists_and_nothing_else(
     state = opened(shard_folder, seed=2**64 - 1, window=2).state_dict()
     assert state.keys() == {
         "seed", "split", "epoch", "step", "global_batch", "window", "drop_last", "augmentation",
-        "fingerprint", "order_version",
+        "fingerprint", "order_version", "hw_decoder_load",
     }  # fmt: skip
     assert json.loads(json.dumps(state)) == state
 
@@ -406,6 +406,37 @@ def test_a_state_of_other_shards_is_refused(
     state = opened(shard_folder).state_dict()
     with pytest.raises(ValueError, match="cannot resume: fingerprint"):
         opened(raw_shard_folder).load_state_dict(state)
+
+
+def test_the_decoder_of_a_state_is_told_and_compared_by_exact_loaders_only(
+    shard_folder: Path, opened: Open
+) -> None:
+    loader = opened(shard_folder)
+    state = loader.state_dict()
+    assert state["hw_decoder_load"] is None  # the decoder is not a GPU's
+    exact = opened(shard_folder, exact=True)
+    for load in (None, 0.0):
+        exact.load_state_dict({**state, "hw_decoder_load": load, "step": 2})
+        assert exact.step == 2
+    loader.load_state_dict({**state, "hw_decoder_load": 0.65, "step": 3})
+    assert loader.step == 3
+    with pytest.raises(ValueError, match=r"cannot resume exactly: hw_decoder_load is 0.65 in"):
+        exact.load_state_dict({**state, "hw_decoder_load": 0.65})
+    assert exact.step == 2
+
+
+def test_a_state_without_a_decoder_is_taken(shard_folder: Path, opened: Open) -> None:
+    state = opened(shard_folder).state_dict()
+    del state["hw_decoder_load"]  # of a release before there was one
+    opened(shard_folder, exact=True).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("exact", "load"), [(False, 0.9), (True, 0.0)])
+def test_an_exact_loader_decodes_nothing_with_an_engine(
+    shard_folder: Path, opened: Open, exact: bool, load: float
+) -> None:
+    loader = opened(shard_folder, exact=exact, hw_decoder_load=0.9)
+    assert loader.settings.hw_decoder_load == load
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pipeline.loader_config import LoaderConfig
         ({"world_size": 3}, "world size 3 does not divide the global batch 8"),
         ({"seed": -1}, r"seed must be within 0..2\*\*64-1, not -1"),
         ({"seed": 2**64}, "seed must be within"),
+        ({"hw_decoder_load": 1.1}, "hw_decoder_load must be within 0..1, not 1.1"),
         ({"lighting": "strong"}, r"lighting must be one of .*'std'.*, not 'strong'"),
         ({"views": "ten"}, r"views must be one of .*'full'.*, not 'ten'"),
     ],
