@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.draws import CROP_PX
 from pipeline.images import SIZE_PX
-from pipeline.reader import StepBytes
+from pipeline.reader import Allocate, StepBytes, Wait
 
 BACKENDS = ("dali-gpu", "dali-cpu", "numpy")
 HW_DECODER_LOAD = 0.65  # DALI's default; pipeline/calibrate.py measures a better one
@@ -24,6 +24,7 @@ class RenderSettings:
     instead of 224-px crops. dtype: of the pixels that come out; uint8 carries no lighting.
     num_threads: of all pools together. depth: steps rendered ahead. device: index of the GPU of
     dali-gpu. hw_decoder_load: share of the images its JPEG engine decodes, 0..1, where it has one.
+    allocate: where numpy's results lie, such as page-locked memory for a GPU to copy from.
     """
 
     encoding: str
@@ -34,6 +35,7 @@ class RenderSettings:
     dtype: type[np.generic]
     device: int | None = None
     hw_decoder_load: float = HW_DECODER_LOAD
+    allocate: Allocate = np.empty
 
     @property
     def side_px(self) -> int:
@@ -53,6 +55,10 @@ class Work:
 class Backend(Protocol):
     """Renders steps in the order they were submitted, ahead of their being taken."""
 
+    @property
+    def still_reading(self) -> Wait | None:
+        """Waits until nobody reads the bytes of the step last taken; None where nobody does."""
+
     def prepare(self, work: Work) -> Any:
         """The work in the backend's own form; its bytes may still be on their way.
 
@@ -60,7 +66,7 @@ class Backend(Protocol):
         """
 
     def submit(self, prepared: Any) -> None:
-        """Begins to render; the work's bytes must stay as they are until the step is taken."""
+        """Begins to render; its bytes must stay until the step is taken, and `still_reading`."""
 
     def take(self) -> Any:
         """The oldest step, NHWC, as what torch.from_dlpack accepts; waits for it."""
@@ -147,6 +153,10 @@ def open_backend(name: str, settings: RenderSettings) -> Backend:
         from pipeline.reference import NumpyBackend
 
         return NumpyBackend(settings)
+    if settings.encoding == "raw" and settings.device is not None:
+        from pipeline.raw import RawBackend
+
+        return RawBackend(settings)
     try:
         from pipeline.graph import DaliBackend
 

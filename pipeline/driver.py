@@ -14,6 +14,8 @@ class Driver:
     (On a GPU the consumer's own stream has to take it.)
     """
 
+    still_reading = None  # in the host's memory a step is taken when its bytes were read
+
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._ahead: Ahead[Any] = Ahead("fullfeed-drive")

@@ -74,6 +74,8 @@ class DaliBackend:
     whatever stream that work is in; so nobody needs to call `record_stream`.
     """
 
+    still_reading = None  # a step is taken when its bytes were read
+
     def __init__(self, settings: RenderSettings) -> None:
         assert settings.device is None or settings.encoding == "jpeg"
         self._settings = settings

@@ -1,11 +1,14 @@
 """From what a backend renders to tensors on the batch's device, without waiting for the device."""
 
+from collections import deque
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
+
+MAX_BEING_COPIED = 8  # steps by which the host may be ahead of the GPU: it bounds their memory
 
 
 class Handover:
@@ -16,6 +19,7 @@ class Handover:
         if self.device.type == "cuda" and ":" not in device:
             # Tensors name their index, and a device without one never equals theirs.
             self.device = torch.device("cuda", torch.cuda.current_device())
+        self._being_copied: deque[tuple[Any, torch.Tensor]] = deque()  # a CUDA event with each
 
     @property
     def on_gpu(self) -> bool:
@@ -51,4 +55,19 @@ class Handover:
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         if not self.on_gpu:
             return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        if not tensor.is_pinned():
+            # torch keeps the page-locked copy until it has been read, and then for the next one:
+            # after the first steps nothing is allocated, and the host waits for nothing.
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        moved = tensor.to(self.device, non_blocking=True)
+        self._hold(tensor)
+        return moved
+
+    def _hold(self, tensor: torch.Tensor) -> None:
+        """Keeps a backend's page-locked memory from being written to while it is copied."""
+        event = torch.cuda.current_stream(self.device).record_event()
+        self._being_copied.append((event, tensor))
+        if len(self._being_copied) > MAX_BEING_COPIED:
+            self._being_copied[0][0].synchronize()
+        while self._being_copied and self._being_copied[0][0].query():
+            self._being_copied.popleft()

@@ -12,6 +12,7 @@ import torch
 from pipeline.ahead import Ahead
 from pipeline.backends import RenderSettings, Work, open_first
 from pipeline.class_mix import check_window
+from pipeline.copies import pinned_empty
 from pipeline.cores import cores_of_rank
 from pipeline.driver import Driver
 from pipeline.handover import Handover
@@ -242,7 +243,7 @@ class Loader:
             rendered = self._take(prepared)
             self._clock.decoded()
             images = self._handover.pixels(rendered)
-            self._reader.release()
+            self._reader.release(self._renderer.still_reading)
         else:
             images = self._no_images()
         if self._finishes_on_gpu:
@@ -313,6 +314,7 @@ class Loader:
             dtype=dtype,
             device=self._handover.device.index if on_gpu else None,
             hw_decoder_load=0.0 if config.exact else config.hw_decoder_load,
+            allocate=pinned_empty if self._handover.on_gpu and not on_gpu else np.empty,
         )
 
     def _open_reader(self, index: Index) -> Reader:
@@ -325,6 +327,7 @@ class Loader:
             max_rows=-(-config.batch_size // config.world_size),
             depth=self._depth,
             num_threads=NUM_READ_THREADS,
+            allocate=np.empty if self._settings.device is None else pinned_empty,
         )
 
     def _stop(self) -> None:

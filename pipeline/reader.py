@@ -3,10 +3,11 @@
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from isal.isal_zlib import crc32  # ten times as fast as zlib's
@@ -17,6 +18,8 @@ from pipeline.shards import Index
 
 MAX_OPEN_SHARDS = 128
 ROW_ALIGNMENT_BYTES = 64
+Wait = Callable[[], object]
+Allocate = Callable[[tuple[int, ...], Any], NDArray[Any]]  # np.empty, or what does the same
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Reader:
     """Reads steps in the order they are requested, `depth` of them at most at a time.
 
     header: what every image begins with and the reader passes over (RAW_HEADER of raw images).
+    allocate: where a buffer of this shape and type comes from, such as page-locked memory.
     request(rows) … take() … release(): the oldest request is taken, its buffer is reused once it
     is released. Every image's size and crc32 is checked; ValueError from take() names the shard
     and the sample whose bytes are not those written.
@@ -48,6 +52,7 @@ class Reader:
         max_rows: int,
         depth: int,
         num_threads: int,
+        allocate: Allocate = np.empty,
     ) -> None:
         assert max_rows >= 1 and depth >= 1 and num_threads >= 1
         longest = int(index["size"].max(initial=1)) - len(header)
@@ -56,9 +61,10 @@ class Reader:
         self._index = index
         self._shards = _OpenShards(paths)
         self._buffers = [
-            StepBytes(np.empty((max_rows, longest), np.uint8), np.zeros((max_rows, 1), np.int32))
+            StepBytes(allocate((max_rows, longest), np.uint8), np.zeros((max_rows, 1), np.int32))
             for _ in range(depth)
         ]
+        self._still_read: list[Wait | None] = [None] * depth  # of each buffer
         self._free = deque(range(depth))
         self._requested: deque[tuple[int, StepBytes, list[Future[None]]]] = deque()
         self._taken: deque[int] = deque()
@@ -88,7 +94,7 @@ class Reader:
         # Rows are sorted by shard and offset: each thread gets a run of neighbours on the disk.
         by_place = np.argsort(rows)
         parts = [
-            self._pool.submit(self._read, buffer.data, places.tolist(), chosen[places])
+            self._pool.submit(self._read, slot, places.tolist(), chosen[places])
             for places in np.array_split(by_place, min(self._num_threads, len(rows)))
         ]
         step = StepBytes(buffer.data[: len(rows)], buffer.sizes[: len(rows)])
@@ -105,9 +111,14 @@ class Reader:
                 raise error
         return step
 
-    def release(self) -> None:
-        """Gives the buffer of the oldest step taken back to be read into."""
-        self._free.append(self._taken.popleft())
+    def release(self, still_reading: Wait | None = None) -> None:
+        """Gives the buffer of the oldest step taken back to be read into.
+
+        still_reading: returns when the buffer may be written to; a reading thread calls it first.
+        """
+        slot = self._taken.popleft()
+        self._still_read[slot] = still_reading
+        self._free.append(slot)
 
     def clear(self) -> None:
         """Forgets every request; what was taken counts as released."""
@@ -128,7 +139,10 @@ class Reader:
         self._pool.shutdown()
         self._shards.close()
 
-    def _read(self, data: NDArray[np.uint8], places: list[int], chosen: Index) -> None:
+    def _read(self, slot: int, places: list[int], chosen: Index) -> None:
+        data, still_reading = self._buffers[slot].data, self._still_read[slot]
+        if still_reading is not None:
+            still_reading()
         shards, sums = chosen["shard"].tolist(), chosen["crc32"].tolist()
         offsets = (chosen["offset"] + self._header_bytes).tolist()
         sizes = (chosen["size"] - self._header_bytes).tolist()

@@ -70,6 +70,8 @@ def _render_into(
 class NumpyBackend:
     """Renders steps on threads, a few images per task; decoding releases the GIL."""
 
+    still_reading = None  # a step is taken when its bytes were read
+
     def __init__(self, settings: RenderSettings) -> None:
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="fullfeed-render")
@@ -114,7 +116,7 @@ class NumpyBackend:
                 return buffer
         side = self._settings.side_px
         shape = (self._settings.max_rows, side, side, 3)
-        self._buffers.append(np.empty(shape, self._settings.dtype))
+        self._buffers.append(self._settings.allocate(shape, self._settings.dtype))
         return self._buffers[-1]
 
     def _render(self, work: Work, part: NDArray[np.int64], out: NDArray[Any]) -> None:

@@ -17,11 +17,15 @@ from pipeline.backends import (
     open_first,
 )
 from pipeline.images import RAW_HEADER, ImageFormat, Pixels, decode_stored, encode, fit
+from pipeline.raw import RawBackend
 from pipeline.reader import StepBytes
 from pipeline.reference import render
 from tests.conftest import photograph
 
+RAW_BACKEND = "raw on the CPU"  # the code of raw images on a GPU
 CPU_BACKENDS = ("numpy", "dali-cpu")
+CASES = [(name, encoding) for name in CPU_BACKENDS for encoding in ("jpeg", "raw")]
+CASES.append((RAW_BACKEND, "raw"))
 CORNERS = [[0, 0, 0], [32, 0, 1], [0, 32, 1], [32, 32, 0]]  # x, y, flip
 
 
@@ -64,24 +68,36 @@ def settings(encoding: str, **changes: Any) -> RenderSettings:
     return RenderSettings(encoding=encoding, **{**chosen, **changes})
 
 
-@pytest.fixture(params=CPU_BACKENDS)
-def name(request: pytest.FixtureRequest) -> str:
-    """The name of a backend that needs no GPU."""
-    if request.param.startswith("dali"):
+def open_here(name: str, settings: RenderSettings) -> Backend:
+    """A backend that needs no GPU."""
+    return RawBackend(settings) if name == RAW_BACKEND else open_backend(name, settings)
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A backend that needs no GPU, and how images are stored."""
+    name, encoding = request.param
+    if name.startswith("dali"):
         pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
-    return str(request.param)
+    return name, encoding
 
 
-@pytest.fixture(params=["jpeg", "raw"])
-def encoding(request: pytest.FixtureRequest) -> str:
+@pytest.fixture
+def name(case: tuple[str, str]) -> str:
+    """The name of the backend."""
+    return case[0]
+
+
+@pytest.fixture
+def encoding(case: tuple[str, str]) -> str:
     """How images are stored."""
-    return str(request.param)
+    return case[1]
 
 
 @pytest.fixture
 def backend(name: str, encoding: str) -> Iterator[Backend]:
     """A backend of float32 crops, at most six images a step."""
-    opened = open_backend(name, settings(encoding))
+    opened = open_here(name, settings(encoding))
     yield opened
     opened.close()
 
@@ -146,7 +162,7 @@ def test_clear_forgets_and_the_next_step_is_right(
 
 
 def test_full_views_are_the_stored_pixels(name: str, encoding: str) -> None:
-    backend = open_backend(name, settings(encoding, full=True, dtype=np.uint8))
+    backend = open_here(name, settings(encoding, full=True, dtype=np.uint8))
     for count in (6, 2):
         wanted = step(encoding, count)
         backend.submit(backend.prepare(wanted.work))
@@ -157,7 +173,7 @@ def test_full_views_are_the_stored_pixels(name: str, encoding: str) -> None:
 
 
 def test_uint8_crops_carry_no_lighting(name: str, encoding: str) -> None:
-    backend = open_backend(name, settings(encoding, dtype=np.uint8))
+    backend = open_here(name, settings(encoding, dtype=np.uint8))
     wanted = step(encoding, 5)
     backend.submit(backend.prepare(Work(wanted.work.encoded, wanted.work.crop, None)))
     found = taken(backend)
@@ -170,7 +186,7 @@ def test_uint8_crops_carry_no_lighting(name: str, encoding: str) -> None:
     backend.close()
 
 
-@pytest.mark.parametrize("encoding", ["jpeg"])
+@pytest.mark.parametrize("case", [(name, "jpeg") for name in CPU_BACKENDS], indirect=True)
 def test_an_image_that_cannot_be_decoded_is_an_error_that_ends_nothing_else(
     backend: Backend, encoding: str
 ) -> None:
@@ -183,6 +199,28 @@ def test_an_image_that_cannot_be_decoded_is_an_error_that_ends_nothing_else(
     backend.clear()
     backend.submit(backend.prepare(wanted.work))
     np.testing.assert_array_equal(taken(backend), np.stack(wanted.shown))
+
+
+def test_half_precision_on_a_gpu_is_the_oracle_rounded() -> None:
+    backend = open_here(RAW_BACKEND, settings("raw", dtype=np.float16))
+    wanted = step("raw", 6)
+    backend.submit(wanted.work)
+    found = taken(backend)
+    assert found.tobytes() == np.stack(wanted.shown).astype(np.float16).tobytes()
+
+
+def test_numpy_renders_into_the_memory_it_is_given() -> None:
+    given = []
+
+    def allocate(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        given.append(np.empty(shape, dtype))
+        return given[-1]
+
+    backend = open_backend("numpy", settings("raw", dtype=np.uint8, allocate=allocate))
+    wanted = step("raw", 3)
+    backend.submit(Work(wanted.work.encoded, wanted.work.crop, None))
+    assert np.shares_memory(np.from_dlpack(backend.take()), given[0])
+    backend.close()
 
 
 # ---- the choice ----
@@ -230,6 +268,7 @@ def test_a_backend_that_cannot_work_here_is_refused(
         candidates(asked, on_gpu=False, encoding="jpeg")
 
 
+@pytest.mark.parametrize("case", [(name, "raw") for name in CPU_BACKENDS], indirect=True)
 def test_a_backend_asked_for_is_the_one_opened(name: str, encoding: str) -> None:
     opened = open_first(name, lambda _: settings(encoding), on_gpu=False, encoding=encoding)
     assert (opened.name, opened.reason) == (name, "asked for")

@@ -88,6 +88,39 @@ def test_a_buffer_is_reused_only_after_its_release(shard_folder: Path) -> None:
     reader.close()
 
 
+def test_a_buffer_still_read_by_others_is_written_to_only_when_they_have_read_it(
+    shard_folder: Path,
+) -> None:
+    reader, rows = reader_of(shard_folder, depth=1), rows_of(shard_folder)
+    reader.request(rows[:8])
+    step = reader.take()
+    kept, read = step.data.copy(), threading.Event()
+    reader.release(read.wait)
+    reader.request(rows[8:16])  # does not wait: its threads do
+    read.wait(0.1)
+    early = reader.is_ready or not np.array_equal(step.data, kept)
+    read.set()
+    assert not early
+    assert delivered(reader.take()) == written(shard_folder, rows[8:16])
+    reader.release()  # nobody reads it any more
+    reader.request(rows[16:24])
+    assert delivered(reader.take()) == written(shard_folder, rows[16:24])
+    reader.close()
+
+
+def test_buffers_are_those_it_is_given(shard_folder: Path) -> None:
+    given = []
+
+    def allocate(shape: tuple[int, ...], dtype: Any) -> Any:
+        given.append(np.empty(shape, dtype))
+        return given[-1]
+
+    reader = reader_of(shard_folder, depth=3, allocate=allocate)
+    reader.request(rows_of(shard_folder)[:8])
+    assert np.shares_memory(reader.take().data, given[0]) and len(given) == 3
+    reader.close()
+
+
 def test_it_is_ready_once_the_bytes_are_there(
     shard_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
