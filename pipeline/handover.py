@@ -52,6 +52,11 @@ class Handover:
         """uint8 images of a CPU backend, as they are, on the device."""
         return self._moved(images)
 
+    def settle(self) -> None:
+        """Waits until the device has done all it was given: for measurements."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         if not self.on_gpu:
             return tensor

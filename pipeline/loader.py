@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 
 from pipeline.ahead import Ahead
-from pipeline.backends import RenderSettings, Work, open_first
+from pipeline.backends import Backend, RenderSettings, Work, open_backend, open_first
+from pipeline.calibrate import alternatives, fastest
 from pipeline.class_mix import check_window
 from pipeline.copies import pinned_empty
 from pipeline.cores import cores_of_rank
@@ -79,13 +81,14 @@ class Loader:
         )
         self.backend, self.backend_reason = opened.name, opened.reason
         self._settings = opened.settings
-        in_host_memory = opened.settings.device is None
-        self._renderer = Driver(opened.backend) if in_host_memory else opened.backend
+        self._renderer = self._driven(opened.backend)
         self._depth = config.prefetch + READ_AHEAD  # steps begun at a time
         self._reader = self._open_reader(index)
         shard_sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
         self._steps = Steps(config, index, shard_sizes, statistics)
         self._ahead: Ahead[_Prepared] = Ahead("fullfeed-prepare")
+        if config.calibrate:
+            self._calibrate()
         self._epoch, self._step = 0, 0
         self._iterator: Iterator[Batch] | None = None
 
@@ -219,12 +222,17 @@ class Loader:
     def _prepare(self, epoch: int, number: int) -> "_Prepared":
         """Begins to read a step; done ahead by a thread."""
         step = self._steps.step(epoch, number)
-        if not len(step.rows):
+        work = self._begin(step)
+        if work is None:
             return _Prepared(step, None, None)
+        return _Prepared(step, work.encoded, self._renderer.prepare(work))
+
+    def _begin(self, step: Step) -> Work | None:
+        """Begins to read a step; None where it has no images."""
+        if not len(step.rows):
+            return None
         encoded = self._reader.request(step.rows)
-        offsets = None if self._finishes_on_gpu else step.offsets
-        work = self._renderer.prepare(Work(encoded, step.crop, offsets))
-        return _Prepared(step, encoded, work)
+        return Work(encoded, step.crop, None if self._finishes_on_gpu else step.offsets)
 
     def _is_read(self, prepared: "_Prepared") -> bool:
         return prepared.work is None or self._reader.is_ready
@@ -316,6 +324,23 @@ class Loader:
             hw_decoder_load=0.0 if config.exact else config.hw_decoder_load,
             allocate=pinned_empty if self._handover.on_gpu and not on_gpu else np.empty,
         )
+
+    def _driven(self, backend: Backend) -> Backend:
+        """The backend; one that works in host memory, driven by a thread of its own."""
+        return Driver(backend) if self._settings.device is None else backend
+
+    def _calibrate(self) -> None:
+        """Opens the renderer again with the fastest threads and decoder load."""
+        work = self._begin(self._steps.step(0, 0))
+        if work is None:
+            return
+        self._reader.take()
+        self._renderer.close()
+        choices = alternatives(self._settings, exact=self.config.exact)
+        open_one = partial(open_backend, self.backend)
+        self._settings = fastest(choices, open_one, work, self._handover.settle)
+        self._renderer = self._driven(open_one(self._settings))
+        self._reader.clear()
 
     def _open_reader(self, index: Index) -> Reader:
         config = self.config

@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from isal.isal_zlib import crc32
 
+from pipeline.calibrate import fastest
 from pipeline.draws import centre_draws, draws, lighting_offsets
 from pipeline.images import decode_stored
 from pipeline.loader import Batch, Loader, LoaderConfig
@@ -228,6 +230,16 @@ def test_threads_and_prefetch_change_no_bit(
     expected = [kept(batch) for batch in opened(shard_folder)]
     found = [kept(batch) for batch in opened(shard_folder, backend=backend, **changes)]
     assert found == expected
+
+
+def test_calibrated_loaders_deliver_the_same_with_threads_of_their_choice(
+    shard_folder: Path, backend: str, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.loader.fastest", partial(fastest, max_seconds=0.0))
+    expected = [kept(batch) for batch in opened(shard_folder)]
+    loader = opened(shard_folder, backend=backend, calibrate=True, threads=4)
+    assert loader.settings.num_threads in (4, 2)
+    assert [kept(batch) for batch in loader] == expected
 
 
 # ---- cut and resumed ----

@@ -1,0 +1,130 @@
+"""The fastest settings are chosen by taking turns, from those that may be."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from pipeline.backends import RenderSettings, Work
+from pipeline.calibrate import alternatives, fastest
+from pipeline.reader import StepBytes
+
+
+def settings(threads: int, *, device: int | None = None, encoding: str = "jpeg") -> RenderSettings:
+    return RenderSettings(
+        encoding=encoding,
+        max_rows=4,
+        num_threads=threads,
+        depth=2,
+        full=False,
+        dtype=np.float32,
+        device=device,
+        hw_decoder_load=0.65,
+    )
+
+
+def told(found: list[RenderSettings]) -> list[tuple[int, float]]:
+    return [(one.num_threads, one.hw_decoder_load) for one in found]
+
+
+def test_a_gpu_decoder_has_its_threads_and_its_engines_share_to_choose() -> None:
+    found = told(alternatives(settings(8, device=0), exact=False))
+    assert found == [(n, load) for n in (8, 4) for load in (0.65, 0.0, 0.4, 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("given", "exact"),
+    [
+        (settings(8), False),
+        (settings(8, device=0), True),
+        (settings(8, device=0, encoding="raw"), False),
+    ],
+)
+def test_where_no_engine_decodes_the_threads_alone_are_chosen(
+    given: RenderSettings, exact: bool
+) -> None:
+    assert told(alternatives(given, exact=exact)) == [(8, 0.65), (4, 0.65)]
+
+
+def test_one_thread_leaves_nothing_to_choose() -> None:
+    assert alternatives(settings(1), exact=False) == [settings(1)]
+
+
+class Clock:
+    """A time that only rendering moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedBackend:
+    """Takes a step in the seconds said for its round, and tells its name."""
+
+    still_reading = None
+
+    def __init__(self, name: int, clock: Clock, seconds: Callable[[int], float]) -> None:
+        self.name, self.clock, self.seconds = name, clock, seconds
+        self.submitted = self.taken = 0
+        self.closed = False
+
+    def prepare(self, work: Work) -> Work:
+        return work
+
+    def submit(self, prepared: Work) -> None:
+        self.submitted += 1
+        assert self.submitted - self.taken <= 2  # the depth
+
+    def take(self) -> None:
+        self.clock.now += self.seconds(self.taken // 2)
+        self.taken += 1
+
+    def clear(self) -> None:
+        raise AssertionError("nothing is left over")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_the_least_median_wins_and_a_slow_first_round_or_outlier_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("time.perf_counter", clock)
+    seconds: dict[int, Callable[[int], float]] = {
+        4: lambda round_: 0.02,
+        2: lambda round_: {0: 5.0, 3: 0.5}.get(round_, 0.01),  # the fastest, but for two rounds
+        1: lambda round_: 0.03 if round_ else 0.0001,
+    }
+    opened: list[TimedBackend] = []
+
+    def open_one(choice: RenderSettings) -> TimedBackend:
+        opened.append(TimedBackend(choice.num_threads, clock, seconds[choice.num_threads]))
+        return opened[-1]
+
+    settled = []
+    data = StepBytes(np.zeros((1, 64), np.uint8), np.full((1, 1), 64, np.int32))
+    work = Work(data, np.zeros((1, 3), np.int32), None)
+    choices = [settings(threads) for threads in (4, 2, 1)]
+    best = fastest(choices, open_one, work, lambda: settled.append(clock.now), max_seconds=2.0)
+    assert best == settings(2)
+    assert all(one.closed and one.submitted == one.taken for one in opened)
+    assert len({one.taken for one in opened}) == 1 and opened[0].taken >= 2 * (1 + 3)
+    assert len(settled) == sum(one.taken for one in opened) // 2
+
+
+def test_three_rounds_are_made_whatever_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("time.perf_counter", clock)
+    opened: list[TimedBackend] = []
+
+    def open_one(choice: RenderSettings) -> TimedBackend:
+        opened.append(TimedBackend(choice.num_threads, clock, lambda round_: 60.0))
+        return opened[-1]
+
+    data = StepBytes(np.zeros((1, 64), np.uint8), np.full((1, 1), 64, np.int32))
+    work = Work(data, np.zeros((1, 3), np.int32), None)
+    fastest([settings(2), settings(1)], open_one, work, lambda: None)
+    assert [one.taken for one in opened] == [2 * (1 + 3)] * 2
