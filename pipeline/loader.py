@@ -133,6 +133,15 @@ class Loader:
         decodes = self.backend == "dali-gpu" and self.dataset.encoding == "jpeg"
         return self._settings.hw_decoder_load if decodes else None
 
+    @property
+    def description(self) -> str:
+        """The backend, why it was chosen, its threads and its decoder's load, for a person."""
+        threads = self._settings.num_threads
+        parts = [f"{self.backend} ({self.backend_reason})", f"{threads} thread{'s'[:threads > 1]}"]
+        if self.hw_decoder_load is not None:
+            parts.append(f"hw_decoder_load {self.hw_decoder_load}")
+        return ", ".join(parts)
+
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch and what it depends on; JSON-able.
 

@@ -1,10 +1,10 @@
 """What a loader delivers, and with what."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.backends import HW_DECODER_LOAD
+from pipeline.backends import HW_DECODER_LOAD, RenderSettings
 from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX
 from pipeline.manifest import canonical_hash
 from pipeline.order import ORDER_VERSION, Window
@@ -73,6 +73,15 @@ class LoaderConfig:
             raise ValueError(f"lighting must be one of {LIGHTING}, not {self.lighting!r}")
         if self.views not in VIEWS:
             raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")
+
+    def rendered_as(self, settings: RenderSettings) -> "LoaderConfig":
+        """The same with the threads and the decoder load of another loader, measured or not."""
+        return replace(
+            self,
+            threads=settings.num_threads,
+            hw_decoder_load=settings.hw_decoder_load,
+            calibrate=False,
+        )
 
     def fixed_state(self, fingerprint: str) -> dict[str, Any]:
         """All that batches depend on but their position: part of every saved state."""

@@ -28,13 +28,22 @@ class RunConfig:
     width: float = 1.0
     device: str = "auto"
     backend: str = "auto"
+    loader_threads: int | None = None  # this process's share of the cores
+    prefetch: int = 3  # steps
+    calibrate: bool = False
+    exact: bool = False
     precision: str = "auto"
     seed: int = 0
     out: Path | None = None  # runs/PRESET-SEED
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
-        for flag, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size)):
+        for flag, value in (
+            ("--epochs", self.epochs),
+            ("--batch-size", self.batch_size),
+            ("--loader-threads", self.loader_threads),
+            ("--prefetch", self.prefetch),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"{flag} is {value}, must be at least 1")
         for flag, name, choices in (

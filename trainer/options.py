@@ -55,6 +55,25 @@ FEEDING = (
         default="auto",
         help="What decodes and augments.",
     ),
+    click.option(
+        "--loader-threads",
+        type=int,
+        help="Threads that render, of this process.  [default: cores / ranks of this host]",
+    ),
+    click.option(
+        "--prefetch", type=int, default=3, help="Steps rendered ahead of the one trained on."
+    ),
+    click.option(
+        "--calibrate",
+        is_flag=True,
+        help="Measure for some seconds which loader threads and which share of a GPU's JPEG "
+        "engine are fastest.",
+    ),
+    click.option(
+        "--exact",
+        is_flag=True,
+        help="Leave a GPU's JPEG engine unused, so that runs on dali-gpu are bit-equal.",
+    ),
 )
 MACHINE = (
     click.option(

@@ -60,11 +60,10 @@ class Session:
         self.model.place(self.device)
         claim_folder(self.folder, self.description)
         with ExitStack() as stack:
-            loaders = {
-                split: stack.enter_context(Loader(self._loader_config(config, split)))
-                for split in ("train", "val")
-            }
-            self.train_loader, self.val_loader = loaders["train"], loaders["val"]
+            self.train_loader = stack.enter_context(Loader(self._loader_config(config, "train")))
+            val_config = self._loader_config(config, "val")
+            val_config = val_config.rendered_as(self.train_loader.settings)
+            self.val_loader = stack.enter_context(Loader(val_config))
             self.trainer = Trainer(
                 model=self.model,
                 preset=self.preset,
@@ -114,7 +113,11 @@ class Session:
             training=split == "train",
             lighting=self.preset.lighting,
             backend=config.backend,
+            threads=config.loader_threads,
+            prefetch=config.prefetch,
             device=self.device.type,
+            exact=config.exact,
+            calibrate=config.calibrate,
         )
 
     def _run_epoch(self, stop: Callable[[], bool]) -> bool:
@@ -195,6 +198,7 @@ class Session:
                 "fullfeed": version("fullfeed"),
                 "torch": torch.__version__,
                 "backend": self.train_loader.backend,
+                "hw_decoder_load": self.train_loader.hw_decoder_load,
                 "device": self.device.type,
                 "shard_settings": dict(self.train_loader.dataset.settings),
             },
@@ -234,7 +238,7 @@ class Session:
             f"{self.model.num_classes} classes, {num_val:,} to validate\n"
             f"batch {preset.batch_size:,}{lowered}, learning rate {preset.learning_rate:g}, "
             f"{self.trainer.precision} on {self.device.type}\n"
-            f"loader: {loader.backend} ({loader.backend_reason}); run folder: {self.folder}",
+            f"loader: {loader.description}; run folder: {self.folder}",
             flush=True,
         )
 

@@ -59,6 +59,8 @@ def test_a_batch_larger_than_the_training_split_is_refused() -> None:
         ("preset", "papre"),
         ("epochs", 0),
         ("batch_size", -1),
+        ("loader_threads", 0),
+        ("prefetch", 0),
         ("device", "tpu"),
         ("precision", "fp8"),
         ("width", 0.0),

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pipeline.backends import RenderSettings
 from pipeline.loader import Batch, Loader
 from tests.conftest import compute_statistics, prepare_here, write_source
 from trainer.checkpoint import Checkpoint, load_checkpoint
@@ -233,3 +234,34 @@ def test_a_truncated_checkpoint_is_refused_by_name(
     (tmp_path / "last.safetensors").write_bytes((folder / "last.safetensors").read_bytes()[:999])
     with pytest.raises(ValueError, match="last.safetensors is no whole safetensors file"):
         train(shard_folder, tmp_path, preset=preset)
+
+
+def test_both_loaders_feed_as_the_options_say(shard_folder: Path, tmp_path: Path) -> None:
+    asked = config(shard_folder, tmp_path, loader_threads=3, prefetch=2, exact=True)
+    with Session(asked) as session:
+        for loader in (session.train_loader, session.val_loader):
+            assert (loader.settings.num_threads, loader.settings.depth) == (3, 2)
+            assert loader.settings.hw_decoder_load == 0 and loader.config.exact
+
+
+def test_validation_renders_with_what_was_measured_for_training(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def second(choices: Sequence[RenderSettings], *others: object) -> RenderSettings:
+        measured.append(len(choices))
+        return choices[1]
+
+    monkeypatch.setattr("pipeline.loader.fastest", second)
+    with Session(config(shard_folder, tmp_path, loader_threads=4, calibrate=True)) as session:
+        loaders = session.train_loader, session.val_loader
+        assert [loader.settings.num_threads for loader in loaders] == [2, 2]
+    assert len(measured) == 1
+
+
+def test_a_checkpoint_tells_its_decoder(shard_folder: Path, tmp_path: Path) -> None:
+    train(shard_folder, tmp_path / "run", epochs=1)
+    made_by = load_checkpoint(tmp_path / "run" / "last.safetensors").made_by
+    assert made_by["backend"] in ("dali-cpu", "numpy")
+    assert made_by["hw_decoder_load"] is None  # of a GPU's decoder only
