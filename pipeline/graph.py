@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.backends import RenderSettings, Work
 from pipeline.draws import CROP_PX, MAX_OFFSET_PX
 from pipeline.images import SIZE_PX
+from pipeline.ranges import shown
 
 
 def _refuse_two_builds() -> None:
@@ -103,12 +104,14 @@ class DaliBackend:
             floats[:, OFFSET] = -work.offsets
         return [images, TensorListCPU(numbers, "")][: self._num_inputs]
 
+    @shown("submit")
     def submit(self, prepared: Inputs) -> None:
         """Hands a step to DALI; the work's bytes must stay until it is taken."""
         self._waiting.append(prepared)
         if self._running and not self._ended:
             self._schedule()
 
+    @shown("take")
     def take(self) -> Any:
         """The oldest step as a DALI tensor: NHWC, on the CPU or in the current CUDA stream."""
         if not self._running:

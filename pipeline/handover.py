@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
+from pipeline.ranges import shown
+
 MAX_BEING_COPIED = 8  # steps by which the host may be ahead of the GPU: it bounds their memory
 
 
@@ -26,10 +28,12 @@ class Handover:
         """Whether batches go to a GPU."""
         return self.device.type == "cuda"
 
+    @shown("hand over")
     def numbers(self, values: NDArray[Any]) -> torch.Tensor:
         """An array as a tensor on the device."""
         return self._moved(torch.from_numpy(np.ascontiguousarray(values)))
 
+    @shown("hand over")
     def pixels(self, rendered: Any) -> torch.Tensor:
         """(N, height, width, 3) of a backend, as (N, 3, height, width) where the backend left it.
 
@@ -38,6 +42,7 @@ class Handover:
         # A capsule is taken faster; on a GPU torch asks for it with its stream.
         return from_dlpack(rendered if self.on_gpu else rendered.__dlpack__()).permute(0, 3, 1, 2)
 
+    @shown("hand over")
     def finish(self, images: torch.Tensor, offsets: NDArray[np.float32] | None) -> torch.Tensor:
         """uint8 crops of a CPU backend to the GPU, lighting added there in float32: float16.
 

@@ -12,6 +12,7 @@ from pipeline.backends import RenderSettings, Work
 from pipeline.copies import Copies, Event, GpuCopies, HostCopies
 from pipeline.gather import gather_crop
 from pipeline.images import SIZE_PX
+from pipeline.ranges import shown
 
 DTYPES: dict[type[np.generic], torch.dtype] = {
     np.uint8: torch.uint8,
@@ -60,6 +61,7 @@ class RawBackend:
         """As it is."""
         return work
 
+    @shown("submit")
     def submit(self, prepared: Work) -> None:
         """Begins to copy a step; its bytes must stay until it is taken and `still_reading`."""
         work = prepared
@@ -77,6 +79,7 @@ class RawBackend:
         slot.copied = self._copies.begin(pairs, after=slot.used)
         self._begun.append(slot)
 
+    @shown("take")
     def take(self) -> Tensor:
         """The oldest step, NHWC, in the current stream of its device."""
         slot = self._begun.popleft()

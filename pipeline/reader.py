@@ -14,6 +14,7 @@ from isal.isal_zlib import crc32  # ten times as fast as zlib's
 from numpy.typing import NDArray
 
 from pipeline.order import Rows
+from pipeline.ranges import shown
 from pipeline.shards import Index
 
 MAX_OPEN_SHARDS = 128
@@ -101,6 +102,7 @@ class Reader:
         self._requested.append((slot, step, parts))
         return step
 
+    @shown("wait for bytes")
     def take(self) -> StepBytes:
         """The oldest request's bytes, valid until it is released; waits until they are read."""
         slot, step, parts = self._requested.popleft()
@@ -139,6 +141,7 @@ class Reader:
         self._pool.shutdown()
         self._shards.close()
 
+    @shown("read")
     def _read(self, slot: int, places: list[int], chosen: Index) -> None:
         data, still_reading = self._buffers[slot].data, self._still_read[slot]
         if still_reading is not None:

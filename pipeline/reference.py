@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.backends import RenderSettings, Work
 from pipeline.draws import CROP_PX
 from pipeline.images import SIZE_PX, ImageError, Pixels, decode_stored
+from pipeline.ranges import shown
 from pipeline.reader import StepBytes
 
 
@@ -83,6 +84,7 @@ class NumpyBackend:
         """As it is."""
         return work
 
+    @shown("submit")
     def submit(self, prepared: Work) -> None:
         """Begins to render a step; the work's bytes must stay until it is taken."""
         work = prepared
@@ -92,6 +94,7 @@ class NumpyBackend:
         futures = [self._pool.submit(self._render, work, part, out) for part in parts]
         self._steps.append((out, futures))
 
+    @shown("take")
     def take(self) -> NDArray[np.generic]:
         """The oldest step: (N, 224, 224, 3), or (N, 256, 256, 3) full; waits for it."""
         out, futures = self._steps.popleft()
@@ -119,6 +122,7 @@ class NumpyBackend:
         self._buffers.append(self._settings.allocate(shape, self._settings.dtype))
         return self._buffers[-1]
 
+    @shown("render")
     def _render(self, work: Work, part: NDArray[np.int64], out: NDArray[Any]) -> None:
         for i in part.tolist():
             encoded = work.encoded.data[i, : work.encoded.sizes[i, 0]]
