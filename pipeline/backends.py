@@ -147,17 +147,17 @@ def candidates(asked: str, *, on_gpu: bool, encoding: str) -> list[tuple[str, st
 def open_backend(name: str, settings: RenderSettings) -> Backend:
     """Builds the backend `name`; DALI is imported here and only where it is used.
 
-    ValueError with the reason where DALI or its driver does not work.
+    ValueError with the reason where DALI or its driver does not work, or a GPU has no room.
     """
     if name == "numpy":
         from pipeline.reference import NumpyBackend
 
         return NumpyBackend(settings)
-    if settings.encoding == "raw" and settings.device is not None:
-        from pipeline.raw import RawBackend
-
-        return RawBackend(settings)
     try:
+        if settings.encoding == "raw" and settings.device is not None:
+            from pipeline.raw import RawBackend
+
+            return RawBackend(settings)
         from pipeline.graph import DaliBackend
 
         return DaliBackend(settings)

@@ -60,7 +60,7 @@ def decoder_arguments(hw_decoder_load: float) -> dict[str, Any]:
         "preallocate_height_hint": SIZE_PX,
         "device_memory_padding": DECODER_PADDING_BYTES,
         "host_memory_padding": DECODER_PADDING_BYTES,
-        # The decoder's threads would be bound to the first cores, those of every rank to the same.
+        # Bound to the cores nearest its GPU, the threads of two ranks would share a few of them.
         "affine": False,
     }
 
@@ -177,7 +177,7 @@ class DaliBackend:
             device_id=settings.device,
             prefetch_queue_depth=settings.depth,
             exec_dynamic=True,
-            set_affinity=False,  # ranks of one host would bind their threads to the same cores
+            set_affinity=False,  # as the decoder's
         )
         with pipeline:
             pipeline.set_outputs(self._graph())

@@ -41,7 +41,7 @@ class Batch:
     images: (N, 3, 224, 224), channels-last memory, 0..255 units plus lighting, float16 on a GPU,
     float32 on the CPU; with views="full" uint8 (N, 3, 256, 256). labels: int64 (N,), with the
     images. ids: int64 (N,), sample ids, on the CPU. crop: int32 (N, 3) = x, y, flip, with the
-    images.
+    images. On a GPU all are ready in the stream that was current when the batch was asked for.
     """
 
     images: torch.Tensor

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from pipeline.backends import (
@@ -276,6 +277,18 @@ def test_a_backend_asked_for_is_the_one_opened(name: str, encoding: str) -> None
     opened.backend.submit(opened.backend.prepare(wanted.work))
     np.testing.assert_array_equal(taken(opened.backend), np.stack(wanted.shown))
     opened.backend.close()
+
+
+def test_a_gpu_without_room_or_driver_is_a_reason_not_a_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(settings: RenderSettings) -> Backend:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 25 MiB.\nMore lines")
+
+    monkeypatch.setattr("pipeline.raw.RawBackend", full)
+    expected = "backend dali-gpu cannot be opened: CUDA out of memory. Tried to allocate 25 MiB.$"
+    with pytest.raises(ValueError, match=expected):
+        open_backend("dali-gpu", settings("raw", device=0))
 
 
 def refuse(name: str, settings: RenderSettings) -> Backend:

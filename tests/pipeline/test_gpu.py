@@ -109,6 +109,13 @@ def test_batches_are_the_oracles(kind: str, training: bool, views: str, opened: 
         assert_equal(one, other, kind)
 
 
+def test_ranks_together_see_what_one_rank_sees(kind: str, opened: Open) -> None:
+    ranks = [opened(kind, rank=rank, world_size=2, local_world_size=2) for rank in range(2)]
+    for whole, *parts in zip(opened(kind), *ranks, strict=True):
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        assert torch.equal(torch.cat([part.ids for part in parts]), whole.ids)
+
+
 def test_a_rank_without_images_gets_an_empty_batch(kind: str, opened: Open) -> None:
     options: dict[str, Any] = {"split": "val", "training": False, "batch_size": 4}
     *_, last = opened(kind, **options, rank=0, world_size=4)  # the last batch is of three

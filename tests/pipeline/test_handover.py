@@ -1,10 +1,13 @@
 """What a backend renders reaches the batch's device whole; checked here in its CPU form."""
 
+import weakref
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.handover import Handover
+from pipeline.handover import MAX_BEING_COPIED, Handover
 from pipeline.reference import cut, render
 
 RNG = np.random.default_rng(0)
@@ -45,3 +48,56 @@ def test_a_gpu_without_an_index_is_the_current_one(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     assert Handover("cuda").device == torch.device("cuda", 3)
     assert Handover("cuda:1").device == torch.device("cuda", 1)
+
+
+class CopyEvent:
+    """An event at the end of a copy from page-locked memory."""
+
+    def __init__(self) -> None:
+        self.has_come = False
+
+    def query(self) -> bool:
+        return self.has_come
+
+    def synchronize(self) -> None:
+        self.has_come = True
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> list[CopyEvent]:
+    """The events of the copies of a hand-over that takes the CPU for a GPU."""
+    events: list[CopyEvent] = []
+
+    class Stream:
+        def record_event(self) -> CopyEvent:
+            events.append(CopyEvent())
+            return events[-1]
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: True)
+    monkeypatch.setattr(Handover, "on_gpu", True)
+    return events
+
+
+def give(handover: Handover) -> Callable[[], object]:
+    """Hands a backend's memory over and drops it; says whether anybody holds it still."""
+    memory = np.zeros((1, 224, 224, 3), np.uint8)
+    handover.finish(handover.pixels(memory), None)
+    return weakref.ref(memory)
+
+
+def test_page_locked_memory_is_held_until_it_was_copied(copied: list[CopyEvent]) -> None:
+    handover = Handover("cpu")
+    first, second = give(handover), give(handover)
+    assert first() is not None and second() is not None
+    copied[0].has_come = True
+    third = give(handover)
+    assert first() is None and second() is not None and third() is not None
+
+
+def test_the_host_is_ahead_of_the_copies_by_so_many_steps_only(copied: list[CopyEvent]) -> None:
+    handover = Handover("cpu")
+    given = [give(handover) for _ in range(MAX_BEING_COPIED + 3)]
+    held = [memory() is not None for memory in given]
+    assert held == [False] * 3 + [True] * MAX_BEING_COPIED
+    assert [event.has_come for event in copied] == [not one for one in held]
