@@ -11,6 +11,8 @@ from pipeline.driver import Driver
 class Echo:
     """A backend whose pixels are what was submitted; "bad" cannot be rendered."""
 
+    still_reading = None
+
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.threads: set[int] = set()

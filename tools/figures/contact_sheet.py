@@ -118,7 +118,7 @@ def _render(
     try:
         for crop, offsets in works:
             reader.request(rows)
-            renderer.submit(Work(reader.take(), crop, offsets))
+            renderer.submit(renderer.prepare(Work(reader.take(), crop, offsets)))
             rendered.append(np.array(np.from_dlpack(renderer.take())))
             reader.release()
     finally:
