@@ -39,8 +39,11 @@ class Handover:
 
         rendered: what torch.from_dlpack takes; its memory is shared, not copied.
         """
-        # A capsule is taken faster; on a GPU torch asks for it with its stream.
-        return from_dlpack(rendered if self.on_gpu else rendered.__dlpack__()).permute(0, 3, 1, 2)
+        if not isinstance(rendered, torch.Tensor):  # through DLPack it would lose record_stream()
+            # A capsule is taken faster; on a GPU torch asks for it with its stream.
+            rendered = from_dlpack(rendered if self.on_gpu else rendered.__dlpack__())
+        pixels: torch.Tensor = rendered.permute(0, 3, 1, 2)
+        return pixels
 
     @shown("hand over")
     def finish(self, images: torch.Tensor, offsets: NDArray[np.float32] | None) -> torch.Tensor:

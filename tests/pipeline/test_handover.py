@@ -39,6 +39,13 @@ def test_no_images_are_handed_over_like_any() -> None:
     assert handover.finish(empty, np.empty((0, 3), np.float32)).shape == (0, 3, 224, 224)
 
 
+def test_a_tensor_stays_torchs_own() -> None:
+    """Torch would not know memory that came by DLPack: record_stream() would do nothing."""
+    rendered = torch.zeros((2, 224, 224, 3), dtype=torch.float16)
+    found = Handover("cpu").pixels(rendered)
+    assert found._base is rendered and found.shape == (2, 3, 224, 224)
+
+
 def test_numbers_of_any_layout_arrive_equal() -> None:
     table = np.arange(12, dtype=np.int32).reshape(4, 3)
     assert np.array_equal(Handover("cpu").numbers(table[:, ::-1]).numpy(), table[:, ::-1])
