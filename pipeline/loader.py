@@ -20,8 +20,11 @@ from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
 from pipeline.manifest import open_dataset
 from pipeline.moments import Statistics, read_statistics
+from pipeline.open_shards import LocalShards
 from pipeline.order import Rows, num_steps, order, rank_part
 from pipeline.reader import Reader
+from pipeline.stage_folder import StageFolder
+from pipeline.staging import Stage
 
 __all__ = ["Batch", "Loader", "LoaderConfig"]
 
@@ -69,6 +72,7 @@ class Loader:
                 f"batch size {config.batch_size} is over the {self._num_samples} images of "
                 f"{config.split}: not one whole batch; use a smaller one"
             )
+        self._stage = self._open_stage()
         self._renderer = self._open_renderer()
         self._reader = self._open_reader()
         self._epoch, self._step = 0, 0
@@ -161,6 +165,8 @@ class Loader:
             batch = self._deliver(rendering.popleft())
             self.data_wait_seconds += time.perf_counter() - started
             self._step += 1
+            if self._stage is not None:
+                self._stage.passed(self._step)
             yield batch
         self._epoch, self._step = self._epoch + 1, 0
 
@@ -171,6 +177,9 @@ class Loader:
         rows: Rows = np.arange(self._num_samples)
         if config.training:
             rows = order(sizes, config.seed, self._epoch, config.window)
+        if self._stage is not None:
+            left = rows[self._step * config.batch_size : len(self) * config.batch_size]
+            self._stage.begin(self._index["shard"][left], config.batch_size, self._step)
         for step in range(self._step, len(self)):
             first, last = rank_part(
                 self._num_samples, config.batch_size, step, config.rank, config.world_size
@@ -267,13 +276,31 @@ class Loader:
         config = self.config
         shards = self.dataset.split(config.split).shards
         return Reader(
-            [config.shards / shard.name for shard in shards],
+            self._stage or LocalShards([config.shards / shard.name for shard in shards]),
             self._index,
             header=RAW_HEADER if self.dataset.encoding == "raw" else b"",
             max_rows=-(-config.batch_size // config.world_size),
-            depth=config.prefetch + READ_AHEAD,
+            depth=self._read_depth,
             num_threads=NUM_READ_THREADS,
         )
+
+    def _open_stage(self) -> Stage | None:
+        """What brings the shards to a local folder, where that is asked for."""
+        config = self.config
+        if config.stage_dir is None:
+            return None
+        return Stage(
+            config.shards,
+            self.dataset.split(config.split).shards,
+            StageFolder(config.stage_dir, config.stage_bytes),
+            window=config.window if config.training else 1,
+            steps_ahead=self._read_depth,
+        )
+
+    @property
+    def _read_depth(self) -> int:
+        """Steps whose bytes may be held at a time."""
+        return self.config.prefetch + READ_AHEAD
 
     def _stop(self) -> None:
         """Ends the iterator in use, if any, and forgets what it had begun."""
@@ -281,6 +308,8 @@ class Loader:
             self._iterator.close()  # type: ignore[attr-defined]  # it is a generator
             self._iterator = None
         self._renderer.clear()
+        if self._stage is not None:
+            self._stage.interrupt()
         self._reader.clear()
 
 

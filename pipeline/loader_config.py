@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.atomic import is_local
 from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX
 from pipeline.manifest import canonical_hash
 from pipeline.order import ORDER_VERSION, Window
@@ -20,7 +21,9 @@ class LoaderConfig:
     partial batch dropped; otherwise index order, centre crops, every image once. lighting: "std"
     (alpha times sqrt(lambda), the 2012 code), "variance" (alpha times lambda, the paper's text) or
     "off". window: see pipeline/order.py. threads: of rendering, default one per core.
-    prefetch: steps rendered ahead.
+    prefetch: steps rendered ahead. stage_dir: a local folder to which the shards are brought ahead
+    of use (see pipeline/staging.py), needed where they lie on an object store; ranks, loaders and
+    runs may share it. stage_bytes: the most it may hold, default nine tenths of what is free.
     """
 
     shards: Path
@@ -37,6 +40,8 @@ class LoaderConfig:
     device: str = "cpu"
     rank: int = 0
     world_size: int = 1
+    stage_dir: Path | None = None
+    stage_bytes: int | None = None
 
     def __post_init__(self) -> None:
         at_least_one = {
@@ -45,6 +50,7 @@ class LoaderConfig:
             "threads": 1 if self.threads is None else self.threads,
             "world size": self.world_size,
             "window": 1 if self.window == "all" else self.window,
+            "stage bytes": 1 if self.stage_bytes is None else self.stage_bytes,
         }
         for name, value in at_least_one.items():
             if value < 1:
@@ -61,6 +67,13 @@ class LoaderConfig:
             raise ValueError(f"lighting must be one of {LIGHTING}, not {self.lighting!r}")
         if self.views not in VIEWS:
             raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")
+        if self.stage_dir is None and not is_local(self.shards):
+            raise ValueError(
+                f"{self.shards} is not on this machine: give a local folder that its shards are "
+                "brought to, --stage-dir DIR, and the most it may hold, --stage-bytes 200GB"
+            )
+        if self.stage_dir is None and self.stage_bytes is not None:
+            raise ValueError("--stage-bytes bounds what is staged: it needs --stage-dir DIR")
 
     def fixed_state(self, fingerprint: str) -> dict[str, Any]:
         """All that batches depend on but their position: part of every saved state."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.atomic import write_whole
 from pipeline.images import SIZE_PX, Pixels
+from pipeline.transfer import read_file
 
 CENTRE = 128  # products are of values centred here: sums over 10**9 images fit int64
 PCA_NAME = "pca.json"
@@ -176,9 +177,8 @@ def read_statistics(folder: Path, fingerprint: str) -> Statistics:
     """
     mend = f"run: tools/compute_pca.py {folder}"
     try:
-        text = json.loads((folder / PCA_NAME).read_text())
-        with (folder / MEAN_NAME).open("rb") as file:
-            mean_image = np.load(file, allow_pickle=False)
+        text = json.loads(read_file(folder / PCA_NAME))
+        mean_image = np.load(io.BytesIO(read_file(folder / MEAN_NAME)), allow_pickle=False)
         found = Statistics(
             mean_image=mean_image,
             mean=np.array(text["mean"], np.float64),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.atomic import whole_file, write_whole
 from pipeline.moments import Sums
+from pipeline.transfer import read_file
 
 BLOCK_BYTES = 512
 NUM_KEY_DIGITS = 9
@@ -190,7 +191,7 @@ def read_index(folder: Path, split: str, sha256: str, num_samples: int) -> Index
         f"tools/prepare_shards.py SOURCE --out {folder}"
     )
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); {mend}") from error
     found = hashlib.sha256(data).hexdigest()

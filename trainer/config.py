@@ -10,6 +10,7 @@ import torch
 
 from pipeline.atomic import write_whole
 from pipeline.manifest import Dataset
+from pipeline.order import Window
 from trainer.presets import Preset, find_preset
 
 CONFIG_NAME = "config.json"
@@ -28,6 +29,9 @@ class RunConfig:
     width: float = 1.0
     device: str = "auto"
     backend: str = "auto"
+    window: Window = "all"
+    stage_dir: Path | None = None
+    stage_bytes: int | None = None
     precision: str = "auto"
     seed: int = 0
     out: Path | None = None  # runs/PRESET-SEED
@@ -99,13 +103,14 @@ def resolve_preset(config: RunConfig, num_images: int) -> Preset:
 def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, Any]:
     """All that makes a run what it is, JSON-able: two runs of the same description are the same.
 
-    Not the device, the backend or the place of the shards: a run may move.
+    Not the device, the backend, the place of the shards or where they are staged: a run may move.
     """
     return {
         "preset": preset.to_dict(),
         "width": config.width,
         "precision": config.precision,
         "seed": config.seed,
+        "window": config.window,
         "classes": list(dataset.classes),
         "fingerprints": {split: dataset.fingerprint(split) for split in ("train", "val")},
     }

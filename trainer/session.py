@@ -113,7 +113,10 @@ class Session:
             seed=config.seed,
             training=split == "train",
             lighting=self.preset.lighting,
+            window=config.window,
             backend=config.backend,
+            stage_dir=config.stage_dir,
+            stage_bytes=config.stage_bytes,
             device=self.device.type,
         )
 

@@ -28,8 +28,11 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--seed",
         "--shards",
         "--show-preset",
+        "--stage-bytes",
+        "--stage-dir",
         "--summary",
         "--width",
+        "--window",
     ]
 
 
