@@ -22,7 +22,8 @@ def location(text: str) -> Path:
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"{text} cannot be opened ({error}); s3:// needs: pip install 'fullfeed[s3]', "
-            "https:// 'fullfeed[https]', gs:// and others universal_pathlib and their fsspec package"
+            "https:// 'fullfeed[https]', gs:// gcsfs and universal_pathlib, others their own "
+            "fsspec package"
         ) from error
     return cast(Path, place)
 

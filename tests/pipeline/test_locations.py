@@ -3,9 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -41,29 +39,6 @@ def test_a_store_gets_the_files_a_folder_gets_and_a_second_start_finds_them(
     assert {path.name: path.read_bytes() for path in there.iterdir()} == folder_bytes(here)
     fingerprint = open_dataset(there).fingerprint("train")
     assert read_statistics(there, fingerprint).num_pixels > 0
-
-
-@pytest.fixture
-def s3_server() -> Iterator[dict[str, str]]:
-    """The environment in which s3:// leads to an empty bucket `bucket` on this machine."""
-    moto = pytest.importorskip("moto.server", reason="moto is not installed (fullfeed[slow])")
-    boto3: Any = pytest.importorskip("boto3")
-    pytest.importorskip("s3fs", reason="s3fs is not installed (fullfeed[s3])")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield environment
-    server.stop()
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def run_folder(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def call(checkpoint: Path, shards: Path, *arguments: str) -> Result:
+def call(checkpoint: Path, shards: Path | str, *arguments: str) -> Result:
     command = [str(checkpoint), "--shards", str(shards), "--backend", "numpy", "--device", "cpu"]
     return CliRunner().invoke(evaluate.main, [*command, *arguments])
 
@@ -55,6 +55,21 @@ def test_ten_views_see_every_image_of_the_split(
     result = call(run_folder / "last.safetensors", shard_folder, *arguments)
     assert result.exit_code == 0 and f"{split}, ten views: top-1 error" in result.output
     assert json.loads(path.read_text())["num_images"] == num_images
+
+
+def test_staged_shards_of_a_store_give_the_same_errors(
+    run_folder: Path, shard_folder: Path, in_memory: Path, tmp_path: Path
+) -> None:
+    found = []
+    for shards, options in (
+        (str(shard_folder), ()),
+        (str(in_memory), ("--stage-dir", str(tmp_path / "stage"), "--stage-bytes", "10MB")),
+    ):
+        path = tmp_path / "errors.json"
+        result = call(run_folder / "last.safetensors", shards, "--json", str(path), *options)
+        assert result.exit_code == 0, result.output
+        found.append(json.loads(path.read_text()))
+    assert found[0] == found[1]
 
 
 def test_what_does_not_fit_is_refused_with_1(

@@ -52,6 +52,10 @@ def test_summary_prints_the_papers_counts() -> None:
         ([], "--shards DIR is missing"),
         (["--shards", "x", "--preset", "papre"], "'papre' is not one of 'modern', 'paper'"),
         (["--shards", "x", "--width", "wide"], "'wide' is not a valid float"),
+        (["--shards", "x", "--window", "0"], "'0' is neither 'all' nor a number of shards"),
+        (["--shards", "x", "--window", "some"], "'some' is neither 'all' nor a number"),
+        (["--shards", "x", "--stage-bytes", "lots"], "'lots' is no size; write it like 200GB"),
+        (["--shards", "nosuch://x"], "nosuch://x cannot be opened"),
     ],
 )
 def test_a_wrong_call_ends_with_2(arguments: list[str], message: str) -> None:
@@ -64,6 +68,7 @@ def test_a_wrong_call_ends_with_2(arguments: list[str], message: str) -> None:
     [
         (["--shards", "nowhere"], "nowhere"),
         (["--shards", "x", "--epochs", "0"], "--epochs is 0, must be at least 1"),
+        (["--shards", "memory://nothing"], "there is no memory://nothing/dataset.json"),
     ],
 )
 def test_what_cannot_be_done_ends_with_1_and_one_message(
@@ -79,6 +84,15 @@ def test_an_out_that_cannot_be_written_ends_with_1(shard_folder: Path, tmp_path:
     result = call("--shards", str(shard_folder), "--out", str(tmp_path / "file" / "run"),
                   "--width", "0.03")  # fmt: skip
     assert result.exit_code == 1 and "cannot be written" in result.output
+
+
+def test_shards_of_a_url_need_a_stage(in_memory: Path, tmp_path: Path) -> None:
+    words = ["--shards", str(in_memory), "--width", "0.03", "--out", str(tmp_path / "run")]
+    result = call(*words)
+    assert result.exit_code == 1 and "--stage-dir DIR" in result.output
+    result = call(*words, "--stage-dir", str(tmp_path / "stage"), "--stage-bytes", "100kB")
+    assert result.exit_code == 1 and "--stage-bytes is 100.0 kB" in result.output
+    assert len(result.output.splitlines()) == 1
 
 
 def test_it_trains_from_another_folder_as_a_file(shard_folder: Path, tmp_path: Path) -> None:

@@ -159,6 +159,23 @@ def test_a_folder_of_another_configuration_is_refused_and_kept(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_run_from_staged_shards_is_the_run_from_local_ones(
+    undisturbed: tuple[str, Path], in_memory: Path, tmp_path: Path
+) -> None:
+    preset, folder = undisturbed
+    assert train(in_memory, tmp_path / "run", preset=preset, stage_dir=tmp_path / "stage")
+    assert_same_run(tmp_path / "run", folder)
+    assert len(list((tmp_path / "stage").glob("*-train-*.tar"))) == 5
+    assert list((tmp_path / "stage").glob("*-val-*.tar"))
+
+
+def test_a_window_is_part_of_the_run(shard_folder: Path, tmp_path: Path) -> None:
+    with Session(config(shard_folder, tmp_path, window=2)) as session:
+        assert session.train_loader.config.window == 2
+    with pytest.raises(ValueError, match="window is 2, asked for 'all'"):
+        train(shard_folder, tmp_path)
+
+
 def test_the_mean_in_the_network_is_that_of_the_shards(
     undisturbed: tuple[str, Path], shard_folder: Path
 ) -> None:
