@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pipeline.staging
@@ -19,6 +20,8 @@ from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.locations import location
 from pipeline.manifest import open_dataset
 from pipeline.order import order
+from pipeline.stage_folder import StageFolder
+from pipeline.staging import Stage
 from tests.conftest import compute_statistics, flip_byte, prepare_here
 from tests.pipeline.conftest import FAULTS, WebStore
 
@@ -331,6 +334,33 @@ def test_a_url_needs_a_stage_and_a_bound_needs_one_too(in_memory: Path) -> None:
         LoaderConfig(shards=Path("shards"), batch_size=4, stage_bytes=10**9)
     with pytest.raises(ValueError, match="stage bytes must be at least 1, not 0"):
         LoaderConfig(shards=in_memory, batch_size=4, stage_dir=Path("stage"), stage_bytes=0)
+
+
+def test_the_next_shards_come_before_anybody_asks_for_them(
+    in_memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As each shard's last step is delivered it makes way for the next in the epoch's order."""
+    monkeypatch.setattr(pipeline.staging, "IDLE_POLL_SECONDS", 600.0)
+    shards = open_dataset(in_memory).split("train").shards
+    bound = sum(sorted(shard.bytes for shard in shards)[-2:])
+    folder = StageFolder(tmp_path / "stage", bound)
+    stage = Stage(in_memory, shards, folder, window=1, steps_ahead=1)
+    in_order = [3, 0, 4, 1, 2]
+    stage.begin(np.repeat(in_order, 8), batch_size=2, step=0)  # four steps of each
+    for step in range(20):
+        first = step // 4
+        soon = time.monotonic() + 30
+        while staged_numbers(tmp_path / "stage") != set(in_order[first : first + 2]) | (
+            {in_order[3]} if first == 4 else set()  # nothing takes the last one's place
+        ):
+            assert time.monotonic() < soon
+            time.sleep(0.005)
+        stage.passed(step + 1)
+    stage.close()
+
+
+def staged_numbers(stage: Path) -> set[int]:
+    return {int(path.name.split("-")[2][:6]) for path in stage.glob("*.tar")}
 
 
 # ---- what goes wrong ----
