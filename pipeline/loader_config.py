@@ -67,13 +67,7 @@ class LoaderConfig:
             raise ValueError(f"lighting must be one of {LIGHTING}, not {self.lighting!r}")
         if self.views not in VIEWS:
             raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")
-        if self.stage_dir is None and not is_local(self.shards):
-            raise ValueError(
-                f"{self.shards} is not on this machine: give a local folder that its shards are "
-                "brought to, --stage-dir DIR, and the most it may hold, --stage-bytes 200GB"
-            )
-        if self.stage_dir is None and self.stage_bytes is not None:
-            raise ValueError("--stage-bytes bounds what is staged: it needs --stage-dir DIR")
+        require_stage(self.shards, self.stage_dir, self.stage_bytes)
 
     def fixed_state(self, fingerprint: str) -> dict[str, Any]:
         """All that batches depend on but their position: part of every saved state."""
@@ -95,3 +89,14 @@ class LoaderConfig:
             "fingerprint": fingerprint,
             "order_version": ORDER_VERSION,
         }
+
+
+def require_stage(shards: Path, stage_dir: Path | None, stage_bytes: int | None) -> None:
+    """ValueError where shards of an object store have no local folder to be brought to."""
+    if stage_dir is None and not is_local(shards):
+        raise ValueError(
+            f"{shards} is not on this machine: give a local folder that its shards are brought "
+            "to, --stage-dir DIR, and the most it may hold, --stage-bytes 200GB"
+        )
+    if stage_dir is None and stage_bytes is not None:
+        raise ValueError("--stage-bytes bounds what is staged: it needs --stage-dir DIR")

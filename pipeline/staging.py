@@ -5,6 +5,7 @@ brought by a thread of its own. What this loader holds, others (ranks, validatio
 it lets go of a shard as soon as the last step that uses it was delivered.
 """
 
+import concurrent.futures.thread
 import errno
 import hashlib
 import threading
@@ -100,7 +101,7 @@ class Stage:
         started = time.monotonic()
         with self._changed:
             while (staged := self._staged.get(number)) is None:
-                if self._plan is None:
+                if self._plan is None or _program_ends():
                     raise Stopped
                 if number in self._failed:
                     raise ValueError(self._failed[number])
@@ -245,6 +246,15 @@ class Stage:
                 f"no room for {self._shards[number].name} for {ROOM_SECONDS:g} s: {full}, also by "
                 "other processes; give a larger --stage-bytes, or a --stage-dir of its own"
             )
+
+
+def _program_ends() -> bool:
+    """Whether the interpreter waits for the threads of its pools, a reader's among them.
+
+    It asks nobody before; without this a loader that was never closed would keep a program that
+    ends until its last transfer came through or was given up.
+    """
+    return bool(getattr(concurrent.futures.thread, "_shutdown", False))
 
 
 def _check(path: Path, shard: Shard) -> None:

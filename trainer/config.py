@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.atomic import write_whole
+from pipeline.loader_config import require_stage
 from pipeline.manifest import Dataset
 from pipeline.order import Window
 from trainer.presets import Preset, find_preset
@@ -38,6 +39,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
+        require_stage(self.shards, self.stage_dir, self.stage_bytes)
         for flag, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{flag} is {value}, must be at least 1")

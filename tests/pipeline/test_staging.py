@@ -27,6 +27,8 @@ from tests.pipeline.conftest import FAULTS, WebStore
 
 ROOT = Path(__file__).parents[2]
 Open = Callable[..., Loader]
+PRINT_EPOCH = "with Loader(config) as loader: print([batch.ids.tolist() for batch in loader])"
+NEVER_CLOSED = "for batch in Loader(config): pass"
 
 
 @pytest.fixture
@@ -190,17 +192,18 @@ def test_processes_share_one_download_each(
     assert tars == [1] * 5
 
 
-def start_loader(url: str, stage: Path) -> "subprocess.Popen[bytes]":
-    """A process that prints the ids of an epoch, staged."""
+def start_loader(url: str, stage: Path, rest: str = PRINT_EPOCH) -> "subprocess.Popen[bytes]":
+    """A process that opens a loader with staging, and prints the ids of an epoch."""
     program = (
         "import sys; from pathlib import Path; from pipeline.locations import location\n"
         "from pipeline.loader import Loader, LoaderConfig\n"
         "config = LoaderConfig(shards=location(sys.argv[1]), batch_size=4, backend='numpy',\n"
         "    threads=1, prefetch=1, stage_dir=Path(sys.argv[2]))\n"
-        "with Loader(config) as loader: print([batch.ids.tolist() for batch in loader])"
+        f"{rest}"
     )
     command = [sys.executable, "-c", program, url, str(stage)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=ROOT)
 
 
 def test_a_process_killed_in_mid_download_leaves_no_harm(
@@ -483,6 +486,18 @@ def test_closed_in_mid_download_nothing_hangs_and_nothing_is_left(
     assert list(stage.glob("*.part")) == []
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not {name for name in left if name.startswith("fullfeed")}
+
+
+def test_a_program_that_never_closes_its_loader_ends_all_the_same(
+    web_store: WebStore, tmp_path: Path
+) -> None:
+    for number in range(5):
+        web_store.faults[f"train-{number:06d}.tar"] = ["stall"] * 5
+    process = start_loader(web_store.url, tmp_path / "stage", NEVER_CLOSED)
+    assert web_store.stalled.wait(60)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=40)  # the first try alone would stall for a minute
+    assert process.returncode == -signal.SIGINT and b"KeyboardInterrupt" in said
 
 
 # ---- an object store ----

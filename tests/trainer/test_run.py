@@ -68,7 +68,7 @@ def test_a_wrong_call_ends_with_2(arguments: list[str], message: str) -> None:
     [
         (["--shards", "nowhere"], "nowhere"),
         (["--shards", "x", "--epochs", "0"], "--epochs is 0, must be at least 1"),
-        (["--shards", "memory://nothing"], "there is no memory://nothing/dataset.json"),
+        (["--shards", "memory://no", "--stage-dir", "x"], "there is no memory://no/dataset.json"),
     ],
 )
 def test_what_cannot_be_done_ends_with_1_and_one_message(
@@ -90,6 +90,7 @@ def test_shards_of_a_url_need_a_stage(in_memory: Path, tmp_path: Path) -> None:
     words = ["--shards", str(in_memory), "--width", "0.03", "--out", str(tmp_path / "run")]
     result = call(*words)
     assert result.exit_code == 1 and "--stage-dir DIR" in result.output
+    assert not (tmp_path / "run").exists()
     result = call(*words, "--stage-dir", str(tmp_path / "stage"), "--stage-bytes", "100kB")
     assert result.exit_code == 1 and "--stage-bytes is 100.0 kB" in result.output
     assert len(result.output.splitlines()) == 1
