@@ -16,6 +16,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class StageFolder:
     def finish(self, download: Download) -> OpenShard:
         """The downloaded shard, from now on there for everybody."""
         os.fsync(download.descriptor)
+        _mark_used(download.descriptor)
         found = PARTIAL.fullmatch(download.path.name)
         assert found
         path = download.path.with_name(found[1])
@@ -145,12 +147,17 @@ def _claim_staged(path: Path, num_bytes: int) -> OpenShard | None:
         path.unlink()
         return None
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    os.utime(descriptor)
+    _mark_used(descriptor)
     return _open_shard(path, descriptor)
 
 
 def _open_shard(path: Path, descriptor: int) -> OpenShard:
     return OpenShard(path, descriptor, f"delete {path}, it will be brought anew")
+
+
+def _mark_used(descriptor: int) -> None:
+    now = time.time_ns()  # finer than the file system's own clock, whose ticks are milliseconds
+    os.utime(descriptor, ns=(now, now))
 
 
 def _remove_unlocked(path: Path) -> bool:

@@ -1,10 +1,14 @@
-"""Which shards an epoch needs from which step to which: computed from its order alone."""
+"""Which shards an epoch needs from which step to which, and whether they fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.byte_size import show_bytes
+from pipeline.order import Window
 
 
 @dataclass(frozen=True)
@@ -60,3 +64,28 @@ def plan_stage(
         last=step + last[numbers] // batch_size,
         steps_ahead=steps_ahead,
     )
+
+
+def require_room(
+    source: Path, shard_bytes: Sequence[int], window: Window, max_bytes: int
+) -> None:
+    """ValueError, with both ways out, where the shards read at one time do not fit.
+
+    source: their folder. window: of the order, 1 for validation. max_bytes: the stage's bound.
+    """
+    total = sum(shard_bytes)
+    if window == "all" and total > max_bytes:
+        raise ValueError(
+            f"--window all reads from all {len(shard_bytes)} shards of {source} at any time: "
+            f"{show_bytes(total)}, --stage-bytes is {show_bytes(max_bytes)}; give a larger "
+            "--stage-bytes, or --window W to read from W shards at a time"
+        )
+    if window != "all":
+        num_shards = min(2 * window, len(shard_bytes))
+        needed = sum(sorted(shard_bytes)[-num_shards:])
+        if needed > max_bytes:
+            raise ValueError(
+                f"{source}: {num_shards} shards are read where one window of {window} follows "
+                f"another: {show_bytes(needed)}, --stage-bytes is {show_bytes(max_bytes)}; give a "
+                "larger --stage-bytes" + (", or a smaller --window" if window > 1 else "")
+            )

@@ -21,7 +21,7 @@ from pipeline.manifest import Shard
 from pipeline.open_shards import OpenShard
 from pipeline.order import Window
 from pipeline.stage_folder import Download, NoRoom, StageFolder
-from pipeline.stage_plan import StagePlan, plan_stage
+from pipeline.stage_plan import StagePlan, plan_stage, require_room
 from pipeline.transfer import Stopped, fetch
 
 NUM_TRANSFERS = 4  # at a time, of one loader
@@ -50,7 +50,7 @@ class Stage:
         self._source, self._shards, self._folder = source, shards, folder
         self._steps_ahead = steps_ahead
         self._num_ahead = len(shards) if window == "all" else max(window, NUM_TRANSFERS)
-        _require_room(source, [shard.bytes for shard in shards], window, folder.max_bytes)
+        require_room(source, [shard.bytes for shard in shards], window, folder.max_bytes)
         self._step = 0
         self._plan: StagePlan | None = None
         self._turns: frozenset[int] = frozenset()
@@ -204,7 +204,7 @@ class Stage:
             fetch(
                 self._source / shard.name,
                 download.path,
-                lambda: _check(download.path, shard),
+                lambda: _require_shard(download.path, shard),
                 max_bytes=shard.bytes,
                 stopped=self._closing,
             )
@@ -257,7 +257,7 @@ def _program_ends() -> bool:
     return bool(getattr(concurrent.futures.thread, "_shutdown", False))
 
 
-def _check(path: Path, shard: Shard) -> None:
+def _require_shard(path: Path, shard: Shard) -> None:
     """OSError where a file is not the shard."""
     num_bytes = path.stat().st_size
     if num_bytes != shard.bytes:
@@ -269,25 +269,3 @@ def _check(path: Path, shard: Shard) -> None:
             f"its SHA-256 is {found[:12]}…, dataset.json says {shard.sha256[:12]}…: it was "
             "changed or replaced there"
         )
-
-
-def _require_room(
-    source: Path, shard_bytes: Sequence[int], window: Window, max_bytes: int
-) -> None:
-    """ValueError where the shards that are read at one time do not fit; with both ways out."""
-    total = sum(shard_bytes)
-    if window == "all" and total > max_bytes:
-        raise ValueError(
-            f"--window all reads from all {len(shard_bytes)} shards of {source} at any time: "
-            f"{show_bytes(total)}, --stage-bytes is {show_bytes(max_bytes)}; give a larger "
-            "--stage-bytes, or --window W to read from W shards at a time"
-        )
-    if window != "all":
-        num_shards = min(2 * window, len(shard_bytes))
-        needed = sum(sorted(shard_bytes)[-num_shards:])
-        if needed > max_bytes:
-            raise ValueError(
-                f"{source}: {num_shards} shards are read where one window of {window} follows "
-                f"another: {show_bytes(needed)}, --stage-bytes is {show_bytes(max_bytes)}; give a "
-                "larger --stage-bytes" + (", or a smaller --window" if window > 1 else "")
-            )

@@ -81,7 +81,7 @@ class WebStore:
             request.wfile.flush()
             if fault == "stall":
                 self.stalled.set()
-                self.go_on.wait(60)
+                self.go_on.wait(600)
             if fault != "cut":
                 request.wfile.write(data[half:])
         except OSError:
