@@ -14,7 +14,7 @@ from pipeline.loader import Batch
 from trainer.metrics import Progress
 from trainer.model import AlexNet
 from trainer.optimizer import build_optimizer, build_schedule, set_learning_rate
-from trainer.presets import Preset
+from trainer.preset import Preset
 
 
 class Feed(Protocol):
@@ -105,7 +105,7 @@ class Trainer:
         set_learning_rate(
             self.optimizer,
             self.schedule.rate(self.step),
-            rescale_momentum=self.preset.rescale_momentum,
+            rescale_momentum=self.preset.training.rescale_momentum,
         )
         device = batch.images.device
         masks = self.model.dropout_masks(self.seed, self.step, len(batch.labels), device)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer.presets import Preset
+from trainer.preset import Preset
 
 
 def build_optimizer(model: nn.Module, preset: Preset) -> torch.optim.SGD:
@@ -21,14 +21,15 @@ def build_optimizer(model: nn.Module, preset: Preset) -> torch.optim.SGD:
     Two groups: matrices and kernels; vectors (biases and the parameters of batch norm), whose
     decay is 0 where the preset says so.
     """
+    training = preset.training
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [
-        {"params": matrices, "weight_decay": preset.weight_decay},
-        {"params": vectors, "weight_decay": preset.weight_decay if preset.decay_vectors else 0.0},
+        {"params": matrices, "weight_decay": training.weight_decay},
+        {"params": vectors, "weight_decay": training.weight_decay * training.decay_vectors},
     ]
     return torch.optim.SGD(
-        groups, lr=preset.learning_rate, momentum=preset.momentum, nesterov=preset.nesterov
+        groups, lr=training.learning_rate, momentum=training.momentum, nesterov=training.nesterov
     )
 
 
@@ -160,16 +161,16 @@ def build_schedule(preset: Preset, steps_per_epoch: int) -> Schedule:
     Warm-up is shortened to a quarter of the run where the preset's would take more.
     """
     assert steps_per_epoch > 0
-    if preset.schedule == "plateau":
+    if preset.training.schedule == "plateau":
         return Plateau(
-            start=preset.learning_rate,
-            factor=preset.drop_factor,
-            num_drops=preset.num_drops,
-            patience=preset.patience_epochs,
+            start=preset.training.learning_rate,
+            factor=preset.training.drop_factor,
+            num_drops=preset.training.num_drops,
+            patience=preset.training.patience_epochs,
         )
-    warmup_epochs = min(preset.warmup_epochs, preset.epochs / 4)
+    warmup_epochs = min(preset.training.warmup_epochs, preset.training.epochs / 4)
     return Cosine(
-        peak=preset.learning_rate,
+        peak=preset.training.learning_rate,
         warmup_steps=int(warmup_epochs * steps_per_epoch),
-        num_steps=preset.epochs * steps_per_epoch,
+        num_steps=preset.training.epochs * steps_per_epoch,
     )

@@ -28,7 +28,23 @@ RECIPE = (
         "--preset", type=click.Choice(list(PRESETS)), default="modern", help="Recipe."
     ),
     click.option(
-        "--epochs", type=int, help="Passes over the training split.  [default: preset's]"
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="TOML file of preset fields to change, as --show-preset prints them.",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="Preset field to change, such as momentum=0.8; can be repeated; wins over --config.",
+    ),
+    click.option(
+        "--epochs",
+        type=int,
+        help="Passes over the training split; what the preset does at an epoch moves in "
+        "proportion.  [default: preset's]",
     ),
     click.option(
         "--batch-size",

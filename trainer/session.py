@@ -23,6 +23,7 @@ from trainer.checkpoint import (
 )
 from trainer.config import (
     RunConfig,
+    asked_preset,
     claim_folder,
     describe,
     find_device,
@@ -35,7 +36,7 @@ from trainer.loop import Totals, Trainer
 from trainer.metrics import MetricsFile, Progress, Report
 from trainer.model import AlexNet
 from trainer.optimizer import load_momentum, momentum_state
-from trainer.presets import Preset, find_preset
+from trainer.preset import Preset
 
 LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
@@ -72,7 +73,7 @@ class Session:
                 seed=config.seed,
                 precision=find_precision(config.precision, self.preset, self.device),
             )
-            self._say(dataset)
+            self._say(config, dataset)
             self._resume(dataset.classes)
             self._loaders = stack.pop_all()
 
@@ -81,10 +82,10 @@ class Session:
 
         ValueError where the loss is no longer finite; the last checkpoint stays.
         """
-        if self.epoch >= self.preset.epochs:
-            print(f"{self.folder}: all {self.preset.epochs} epochs are done; nothing to do")
+        if self.epoch >= self.num_epochs:
+            print(f"{self.folder}: all {self.num_epochs} epochs are done; nothing to do")
         with stop_request() as stop:
-            while self.epoch < self.preset.epochs:
+            while self.epoch < self.num_epochs:
                 try:
                     finished = self._run_epoch(stop)
                 except FloatingPointError as error:
@@ -94,6 +95,11 @@ class Session:
                     print(f"stopped after step {self.trainer.step}; the same command resumes")
                     return False
         return True
+
+    @property
+    def num_epochs(self) -> int:
+        """Of the whole run."""
+        return self.preset.training.epochs
 
     def close(self) -> None:
         """Ends the loaders' threads."""
@@ -109,10 +115,10 @@ class Session:
         return LoaderConfig(
             shards=config.shards,
             split=split,
-            batch_size=self.preset.batch_size,
+            batch_size=self.preset.training.batch_size,
             seed=config.seed,
             training=split == "train",
-            lighting=self.preset.lighting,
+            lighting=self.preset.augmentation.lighting,
             backend=config.backend,
             device=self.device.type,
         )
@@ -120,7 +126,7 @@ class Session:
     def _run_epoch(self, stop: Callable[[], bool]) -> bool:
         """Trains what is left of the epoch, validates, saves, reports; False where stopped."""
         num_steps = len(self.train_loader)
-        title = f"epoch {self.epoch + 1}/{self.preset.epochs}"
+        title = f"epoch {self.epoch + 1}/{self.num_epochs}"
         terminal = sys.stderr.isatty()
         self.train_loader.set_epoch(self.epoch)
         with Progress(
@@ -163,7 +169,7 @@ class Session:
             self._save(BEST_NAME)
         self.metrics.append(report)
         self._save(LAST_NAME)
-        print(report.line(self.preset.epochs), flush=True)
+        print(report.line(self.num_epochs), flush=True)
 
     def _diverged(self, error: FloatingPointError) -> str:
         last = self.folder / LAST_NAME
@@ -219,16 +225,16 @@ class Session:
         self.metrics.drop_after(self.trainer.step)
         print(f"resuming {path}: {self.epoch} epochs done, {self.trainer.step} steps")
 
-    def _say(self, dataset: Dataset) -> None:
+    def _say(self, config: RunConfig, dataset: Dataset) -> None:
         """Prints what the run is about to do."""
         num_train, num_val = dataset.num_samples("train"), dataset.num_samples("val")
-        preset, own = self.preset, find_preset(self.preset.name).batch_size
-        lowered = f" (the preset's is {own:,})" if preset.batch_size != own else ""
+        training, own = self.preset.training, asked_preset(config).training.batch_size
+        lowered = f" (the preset's is {own:,})" if training.batch_size != own else ""
         loader = self.train_loader
         print(
-            f"{preset.name}: {preset.epochs} epochs of {num_train:,} images in "
+            f"{self.preset.name}: {training.epochs} epochs of {num_train:,} images in "
             f"{self.model.num_classes} classes, {num_val:,} to validate\n"
-            f"batch {preset.batch_size:,}{lowered}, learning rate {preset.learning_rate:g}, "
+            f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
             f"{self.trainer.precision} on {self.device.type}\n"
             f"loader: {loader.backend} ({loader.backend_reason}); run folder: {self.folder}",
             flush=True,
@@ -241,7 +247,8 @@ def build_model(
     """The network at its first step: initial weights of the seed, normalisation of the shards."""
     model = AlexNet(preset, num_classes, config.width)
     model.initialise(config.seed)
-    mean = statistics.mean_image if preset.mean == "image-at-crop" else statistics.mean
+    channel = preset.augmentation.mean == "channel"
+    mean = statistics.mean if channel else statistics.mean_image
     model.normalise.fill(_tensor(mean), _tensor(statistics.std))
     return model
 

@@ -85,7 +85,7 @@ def test_mean_at_crop_is_the_crop_of_the_mean_image_mirrored_with_it() -> None:
 
 
 def test_the_image_mean_is_subtracted_in_float32_from_half_precision_pixels() -> None:
-    layer = Normalise(at_crop=True)
+    layer = Normalise(mean="image-at-crop")
     mean = torch.full((256, 256, 3), 100.03125 + 2**-10)
     layer.fill(mean, torch.ones(3))
     images = torch.full((1, 3, 224, 224), 100.0, dtype=torch.float16)
@@ -95,14 +95,14 @@ def test_the_image_mean_is_subtracted_in_float32_from_half_precision_pixels() ->
 
 
 def test_the_channel_mean_goes_with_a_division_by_the_deviation() -> None:
-    layer = Normalise(at_crop=False)
+    layer = Normalise(mean="channel")
     layer.fill(torch.tensor([10.0, 20.0, 30.0]), torch.tensor([2.0, 4.0, 8.0]))
     out = layer(torch.full((1, 3, 224, 224), 50.0), torch.zeros(1, 3))
     assert out[0, :, 0, 0].tolist() == [20.0, 7.5, 2.5]
 
 
 def test_flat_images_give_no_infinity() -> None:
-    layer = Normalise(at_crop=False)
+    layer = Normalise(mean="channel")
     layer.fill(torch.zeros(3), torch.zeros(3))
     assert layer(torch.full((1, 3, 224, 224), 9.0), torch.zeros(1, 3)).max() == 9.0
 

@@ -14,6 +14,7 @@ from trainer.layers import random_source
 from trainer.loop import Totals, Trainer
 from trainer.metrics import Progress
 from trainer.model import AlexNet
+from trainer.override import override
 from trainer.presets import MODERN, PAPER, Preset
 
 both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str(preset.name))
@@ -26,7 +27,7 @@ def make_trainer(
     precision: str = "fp32",
     learning_rate: float = 0.001,
 ) -> Trainer:
-    preset = dataclasses.replace(preset, epochs=2, learning_rate=learning_rate)
+    preset = override(preset, {"epochs": 2, "learning_rate": learning_rate})
     model = AlexNet(preset, 3, 1 / 16)
     model.initialise(0)
     mean = torch.full(model.normalise.mean.shape, 128.0)
@@ -130,7 +131,7 @@ def test_the_network_learns_32_images_by_heart() -> None:
     batch = make_batch(32, 3, 2)
     shuffled = torch.randperm(32, generator=random_source("cpu", 0))
     batch = dataclasses.replace(batch, labels=batch.labels[shuffled])
-    preset = dataclasses.replace(MODERN, dropout=False)
+    preset = override(MODERN, {"dropout": False})
     trainer = make_trainer(preset, steps_per_epoch=100, learning_rate=0.01)
     errors = []
     for _ in range(50):

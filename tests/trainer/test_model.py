@@ -1,14 +1,14 @@
 """Sizes, initial weights and the forward pass of the network."""
 
-import dataclasses
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.layers import random_source
-from trainer.model import AlexNet, layer_sizes, scaled, summary
+from trainer.model import AlexNet, scaled
+from trainer.summary import layer_sizes, summary
+from trainer.override import override
 from trainer.presets import MODERN, PAPER, Preset
 
 CROP = torch.tensor([[16, 16, 0], [3, 30, 1]], dtype=torch.int32)
@@ -158,7 +158,7 @@ def test_the_paper_subtracts_the_mean_at_the_crop() -> None:
 @both
 def test_dropout_masks_act_in_training_and_halving_in_test(preset: Preset) -> None:
     """Half of all features gives, before fc7's and fc8's own input, what a mask of 1/2 gives."""
-    preset = dataclasses.replace(preset, norm="response")  # batch norm differs in test by itself
+    preset = override(preset, {"norm": "response"})  # batch norm differs in test by itself
     model = small(preset)
     half = torch.full((2, model.fc6.out_features), 0.5)
     images = pixels()
@@ -169,7 +169,7 @@ def test_dropout_masks_act_in_training_and_halving_in_test(preset: Preset) -> No
 
 
 def test_without_dropout_training_and_test_agree() -> None:
-    model = small(dataclasses.replace(PAPER, dropout=False))
+    model = small(override(PAPER, {"dropout": False}))
     masks = model.dropout_masks(0, 0, 2, torch.device("cpu"))
     assert masks == (None, None)
     images = pixels()

@@ -1,6 +1,5 @@
 """The update rule against the paper's formula, and the decisions of the schedules."""
 
-import dataclasses
 import math
 
 import pytest
@@ -17,6 +16,7 @@ from trainer.optimizer import (
     momentum_state,
     set_learning_rate,
 )
+from trainer.override import override
 from trainer.presets import MODERN, PAPER
 
 RATES = [0.01] * 4 + [0.001] * 4 + [0.0001] * 3
@@ -125,13 +125,13 @@ def test_cosine_warms_up_linearly_and_ends_near_zero() -> None:
 
 @pytest.mark.parametrize(("epochs", "warmup_steps"), [(90, 500), (20, 500), (8, 200), (1, 25)])
 def test_warm_up_takes_at_most_a_quarter_of_the_run(epochs: int, warmup_steps: int) -> None:
-    schedule = build_schedule(dataclasses.replace(MODERN, epochs=epochs), 100)
+    schedule = build_schedule(override(MODERN, {"epochs": epochs}), 100)
     assert isinstance(schedule, Cosine)
     assert (schedule.warmup_steps, schedule.num_steps) == (warmup_steps, epochs * 100)
 
 
 def test_a_run_of_a_single_step_has_a_rate() -> None:
-    assert build_schedule(dataclasses.replace(MODERN, epochs=1), 1).rate(0) == 0.08
+    assert build_schedule(override(MODERN, {"epochs": 1}), 1).rate(0) == 0.08
 
 
 def plateau_rates(errors: list[float], patience: int = 2) -> list[float]:
