@@ -35,7 +35,7 @@ from trainer.interrupt import stop_request
 from trainer.loop import Totals, Trainer
 from trainer.metrics import MetricsFile, Progress, Report
 from trainer.model import AlexNet
-from trainer.optimizer import load_momentum, momentum_state
+from trainer.optimizer import learning_rates, load_momentum, momentum_state
 from trainer.preset import Preset
 
 LAST_NAME = "last.safetensors"
@@ -112,13 +112,16 @@ class Session:
         self.close()
 
     def _loader_config(self, config: RunConfig, split: str) -> LoaderConfig:
+        augmentation = self.preset.augmentation
         return LoaderConfig(
             shards=config.shards,
             split=split,
             batch_size=self.preset.training.batch_size,
             seed=config.seed,
             training=split == "train",
-            lighting=self.preset.augmentation.lighting,
+            lighting=augmentation.lighting,
+            lighting_off_epoch=augmentation.lighting_off_epoch,
+            images_per_crop=augmentation.images_per_crop,
             backend=config.backend,
             device=self.device.type,
         )
@@ -187,7 +190,7 @@ class Session:
             progress={
                 "epoch": self.epoch,
                 "step": self.trainer.step,
-                "learning_rate": self.trainer.optimizer.param_groups[0]["lr"],
+                "learning_rates": learning_rates(self.trainer.optimizer),
                 "best_top1_error": self.best_top1_error,
                 "totals": vars(self.totals),
             },
@@ -214,7 +217,7 @@ class Session:
         load_model(self.model, checkpoint)
         progress: dict[str, Any] = checkpoint.progress
         load_momentum(
-            self.model, self.trainer.optimizer, checkpoint.momentum, progress["learning_rate"]
+            self.model, self.trainer.optimizer, checkpoint.momentum, progress["learning_rates"]
         )
         self.trainer.schedule.load_state_dict(checkpoint.schedule)
         self.trainer.step = progress["step"]
