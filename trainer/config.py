@@ -1,6 +1,7 @@
 """What a run is asked to do, the preset that follows from it, and the folder that is its own."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class RunConfig:
     preset: str = "modern"
     config_file: Path | None = None  # a TOML file of preset fields
     settings: tuple[str, ...] = ()  # more of them, as "training.momentum=0.8"; these win
+    init_from: Path | None = None  # a checkpoint whose weights are the first
+    replace_head: bool = False  # but for those of the last layer
     epochs: int | None = None
     batch_size: int | None = None  # global
     width: float = 1.0
@@ -50,6 +53,8 @@ class RunConfig:
                 raise ValueError(f"{flag} is {name!r}, must be one of {', '.join(choices)}")
         if not 0 < self.width <= 16:
             raise ValueError(f"--width is {self.width}, must be more than 0 and at most 16")
+        if self.replace_head and self.init_from is None:
+            raise ValueError("--replace-head goes with --init-from CHECKPOINT only")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, must be at least 0")
 
@@ -135,7 +140,7 @@ def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, A
 
     Not the device, the backend or the place of the shards: a run may move.
     """
-    return {
+    description = {
         "preset": preset.to_dict(),
         "width": config.width,
         "precision": config.precision,
@@ -143,6 +148,18 @@ def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, A
         "classes": list(dataset.classes),
         "fingerprints": {split: dataset.fingerprint(split) for split in ("train", "val")},
     }
+    if config.init_from is not None:
+        digest = _sha256(config.init_from)
+        description["init_from"] = {"sha256": digest, "replace_head": config.replace_head}
+    return description
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"--init-from {path} cannot be read: {error.strerror}") from error
 
 
 def claim_folder(folder: Path, description: dict[str, Any]) -> None:

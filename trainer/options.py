@@ -53,6 +53,16 @@ RECIPE = (
         "at most the largest power of two <= 1/8 of the training images]",
     ),
     click.option(
+        "--init-from",
+        type=click.Path(path_type=Path),
+        help="Checkpoint whose weights and mean the run starts with, to fine-tune them.",
+    ),
+    click.option(
+        "--replace-head",
+        is_flag=True,
+        help="With --init-from: start with a new last layer, for other classes.",
+    ),
+    click.option(
         "--width", type=float, default=1.0, help="Factor on channels and hidden units."
     ),
     click.option(

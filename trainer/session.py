@@ -1,5 +1,6 @@
 """One run from its options to its last epoch: build the parts, resume, train, save, report."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -7,12 +8,10 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.loader import Loader, LoaderConfig
-from pipeline.moments import Statistics, read_statistics
+from pipeline.moments import read_statistics
 from pipeline.manifest import Dataset, open_dataset
 from trainer.checkpoint import (
     Checkpoint,
@@ -34,9 +33,8 @@ from trainer.evaluate import Errors, evaluate
 from trainer.interrupt import stop_request
 from trainer.loop import Totals, Trainer
 from trainer.metrics import MetricsFile, Progress, Report
-from trainer.model import AlexNet
 from trainer.optimizer import learning_rates, load_momentum, momentum_state
-from trainer.preset import Preset
+from trainer.start import build_model
 
 LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
@@ -57,7 +55,7 @@ class Session:
         self.totals = Totals()
         self.epoch = 0  # finished epochs
         self.best_top1_error = 2.0  # worse than any
-        self.model = build_model(self.preset, len(dataset.classes), config, statistics)
+        self.model = build_model(self.preset, dataset.classes, config, statistics)
         self.model.place(self.device)
         claim_folder(self.folder, self.description)
         with ExitStack() as stack:
@@ -142,7 +140,7 @@ class Session:
                 return False
         start = time.perf_counter()
         errors = evaluate(self.model, self.val_loader)
-        if not np.isfinite(errors.loss):
+        if not math.isfinite(errors.loss):
             raise FloatingPointError(f"the validation loss after step {self.trainer.step} is NaN")
         self._finish_epoch(errors, time.perf_counter() - start)
         return True
@@ -178,8 +176,8 @@ class Session:
         last = self.folder / LAST_NAME
         kept = f"{last} is still good" if last.exists() else "no checkpoint was written yet"
         return (
-            f"training diverged: {error}; {kept}. Try a smaller learning rate: a smaller "
-            f"--batch-size, with another --out"
+            f"training diverged: {error}; {kept}. Try a smaller learning rate, such as --set "
+            f"learning_rate={self.preset.training.learning_rate / 3:.2g}, with another --out"
         )
 
     def _save(self, name: str) -> None:
@@ -242,19 +240,3 @@ class Session:
             f"loader: {loader.backend} ({loader.backend_reason}); run folder: {self.folder}",
             flush=True,
         )
-
-
-def build_model(
-    preset: Preset, num_classes: int, config: RunConfig, statistics: Statistics
-) -> AlexNet:
-    """The network at its first step: initial weights of the seed, normalisation of the shards."""
-    model = AlexNet(preset, num_classes, config.width)
-    model.initialise(config.seed)
-    channel = preset.augmentation.mean == "channel"
-    mean = statistics.mean if channel else statistics.mean_image
-    model.normalise.fill(_tensor(mean), _tensor(statistics.std))
-    return model
-
-
-def _tensor(values: NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(values.astype(np.float32))

@@ -98,6 +98,35 @@ def test_a_run_stopped_anywhere_ends_bit_equal_to_one_undisturbed(
     assert_same_run(tmp_path, whole)
 
 
+EVENTS = (
+    "epochs=3",
+    "drop_epochs=[1]",
+    "lighting_off_epoch=1",
+    'layer_rates=[[1, "conv1", 0.1], [2, "conv1", 0.0]]',
+)
+
+
+def test_rates_lighting_and_frozen_layers_of_2012_survive_a_stop_bit_by_bit(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in each epoch: lit, dark with a slower conv1, and with conv1 frozen."""
+    options: dict[str, Any] = {"preset": "kriz2012", "epochs": None, "settings": EVENTS}
+    assert train(shard_folder, tmp_path / "whole", **options)
+    frozen = {}
+    for num_steps in (2, 4, 3):  # of four an epoch
+        with monkeypatch.context() as patch:
+            stop_after(patch, num_steps)
+            assert not train(shard_folder, tmp_path / "cut", **options)
+        frozen = last(tmp_path / "cut").model
+    assert train(shard_folder, tmp_path / "cut", **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    model = last(tmp_path / "cut").model
+    assert torch.equal(model["conv1.weight"], frozen["conv1.weight"])
+    assert not torch.equal(model["conv2.weight"], frozen["conv2.weight"])
+    rates = [line["learning_rate"] for line in metrics(tmp_path / "cut")]
+    assert rates == pytest.approx([0.01 / 16, 0.001 / 16, 0.001 / 16])
+
+
 def test_a_run_killed_after_an_epoch_drops_the_metrics_past_its_checkpoint(
     undisturbed: tuple[str, Path], shard_folder: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +175,7 @@ def test_a_finished_run_says_so(
         ({"epochs": 3}, "preset.training.epochs is 2, asked for 3"),
         ({"batch_size": 4}, "preset.training.batch_size is 8, asked for 4"),
         ({"seed": 1}, "seed is 0, asked for 1"),
+        ({"settings": ("momentum=0.5",)}, "preset.training.momentum is 0.9, asked for 0.5"),
         ({"width": 1 / 16}, "width is 0.03125, asked for 0.0625"),
     ],
 )
