@@ -1,12 +1,13 @@
 """Shapes, parameters and multiply-adds of the network and of every variant."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from trainer.model import AlexNet
-from trainer.override import override
+from trainer.override import override, read_config
 from trainer.preset import Preset
 from trainer.presets import KRIZ2012, MODERN, PAPER, PRESETS
 from trainer.summary import layer_sizes, summary
@@ -92,6 +93,27 @@ def test_variants_have_the_counts_of_their_kernels(
     preset: Preset, changes: dict[str, Any], expected: tuple[int, int]
 ) -> None:
     assert counts(override(preset, changes)) == expected
+
+
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("one-column", 59_798_312),
+        ("fine-tune", 61_555_304),
+        (
+            "no-exchange",  # 2012 layers-150.cfg, its two columns added up
+            by_hand(
+                conv2=(320, 48, 5, 27), conv3=(384, 160, 3, 13), fc6=2 * 4608, fc7=4096
+            )[0] + 4096,
+        ),
+    ],
+)  # fmt: skip
+def test_the_recipes_are_the_networks_they_say(name: str, expected: int) -> None:
+    changes = read_config(RECIPES / f"{name}.toml")
+    assert counts(override(KRIZ2012, changes))[0] == expected
 
 
 def test_batch_norm_adds_a_scale_and_a_shift_per_map() -> None:
