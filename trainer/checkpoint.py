@@ -18,7 +18,7 @@ from pipeline.atomic import write_whole
 from trainer.model import AlexNet
 from trainer.override import preset_from_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: preset by owner, rates by group
 HEADER_KEY = "fullfeed"
 
 

@@ -103,7 +103,7 @@ _KRIZ2012: Rows = {
     "training.nesterov": (False, "[2012 weights.cu]"),
     "training.weight_decay": (0.0005, "[2012 layer-params-145.cfg] wc"),
     "training.decay_vectors": (False, "[2012 layer.py] wc is one number per weight matrix"),
-    "training.vector_rate_factor": (2.0, "[2012 layer-params-145.cfg] epsB .02, epsW from .01"),
+    "training.vector_rate_factor": (2.0, "[2012 layer-params-145.cfg] epsB .02, epsW .01 first"),
     "training.rescale_momentum": (True, "[2012 weights.cu] weightsInc holds past steps"),
     "training.schedule": ("steps", "[2012 layer-params-145-2010.cfg] notes"),
     "training.epochs": (93, "[2012 layer-params-145-2010.cfg] notes"),
