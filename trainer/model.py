@@ -103,13 +103,12 @@ class AlexNet(nn.Module):
     def dropout_masks(
         self, seed: int, step: int, num_images: int, device: torch.device
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The masks of fc6 and fc7 in a step, (num_images, hidden) each; None without dropout."""
+        """The masks of fc6 and fc7 in a step, (num_images, outputs) each; None without dropout."""
         if not self.preset.network.dropout:
             return None, None
-        shape = num_images, self.fc6.out_features
         return (
-            dropout_mask(seed, step, "fc6", shape, device),
-            dropout_mask(seed, step, "fc7", shape, device),
+            dropout_mask(seed, step, "fc6", (num_images, self.fc6.out_features), device),
+            dropout_mask(seed, step, "fc7", (num_images, self.fc7.out_features), device),
         )
 
     def forward(

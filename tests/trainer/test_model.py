@@ -153,13 +153,12 @@ class ColumnsReference:
         return x / (1 + 0.001 / 25 * sums) ** 0.75
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: str(preset.name))
-@pytest.mark.parametrize(
+variants = pytest.mark.parametrize(
     "changes",
     [
         {},
         {"columns": 1, "channels": [48, 128, 192, 192, 256]},
-        {"exchange": False},
+        {"exchange": False, "hidden": [8192, 4096]},
         {"exchange": False, "conv6": 256},
         {"conv6": 256},
         {"removed": ["conv2"]},
@@ -172,6 +171,10 @@ class ColumnsReference:
     ],
     ids=lambda changes: " ".join(changes),
 )
+
+
+@each
+@variants
 def test_every_network_is_its_columns_put_together(preset: Preset, changes: Any) -> None:
     # weights large enough that the images weigh against the biases
     model = small(override(preset, {"init": "kaiming", **changes})).double().eval()
@@ -199,6 +202,17 @@ def test_the_paper_subtracts_the_mean_at_the_crop() -> None:
         ]
     )
     torch.testing.assert_close(model(shifted, CROP, None), plain, rtol=1e-4, atol=1e-5)
+
+
+@each
+@variants
+def test_every_weight_of_every_network_learns(preset: Preset, changes: Any) -> None:
+    model = small(override(preset, {"init": "kaiming", **changes}))
+    masks = model.dropout_masks(0, 0, 2, torch.device("cpu"))
+    model.train()(pixels() - 128, CROP, masks, 1.1).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
 
 
 def test_kriz2012_subtracts_the_centre_of_the_mean_and_divides_in_training() -> None:
