@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.backends import Backend, RenderSettings, Work, candidates, open_backend
 from pipeline.class_mix import check_window
 from pipeline.cores import available_cores
-from pipeline.draws import Draws, centre_draws, draws, lighting_offsets
+from pipeline.draws import Draws, lighting_offsets
 from pipeline.handover import Handover
 from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
@@ -185,10 +185,7 @@ class Loader:
                 self._num_samples, config.batch_size, step, config.rank, config.world_size
             )
             start = step * config.batch_size
-            if config.training:
-                drawn = draws(config.seed, self._epoch, step, config.batch_size)
-            else:
-                drawn = centre_draws(config.batch_size)
+            drawn = config.draws(self._epoch, step)
             yield _Part(rows[first:last], drawn.part(first - start, last - start))
 
     def _submit(self, part: "_Part") -> None:

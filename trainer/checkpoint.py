@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pipeline.atomic import write_whole
 from trainer.model import AlexNet
-from trainer.presets import Preset
+from trainer.override import preset_from_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: preset by owner, rates by group
 HEADER_KEY = "fullfeed"
 
 
@@ -94,7 +94,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def restore_model(checkpoint: Checkpoint, device: torch.device) -> AlexNet:
     """The checkpoint's network, ready to predict on `device`."""
     config = checkpoint.config
-    preset = Preset.from_dict(config["preset"])
+    preset = preset_from_dict(config["preset"])
     model = AlexNet(preset, len(config["classes"]), config["width"])
     load_model(model, checkpoint)
     return model.place(device).eval()

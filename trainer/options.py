@@ -61,13 +61,39 @@ RECIPE = (
         "--preset", type=click.Choice(list(PRESETS)), default="modern", help="Recipe."
     ),
     click.option(
-        "--epochs", type=int, help="Passes over the training split.  [default: preset's]"
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="TOML file of preset fields to change, as --show-preset prints them.",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="Preset field to change, such as momentum=0.8; can be repeated; wins over --config.",
+    ),
+    click.option(
+        "--epochs",
+        type=int,
+        help="Passes over the training split; what the preset does at an epoch moves in "
+        "proportion.  [default: preset's]",
     ),
     click.option(
         "--batch-size",
         type=int,
         help="Images per step, over all GPUs; scales the learning rate.  [default: the preset's, "
         "at most the largest power of two <= 1/8 of the training images]",
+    ),
+    click.option(
+        "--init-from",
+        type=click.Path(path_type=Path),
+        help="Checkpoint whose weights and mean the run starts with, to fine-tune them.",
+    ),
+    click.option(
+        "--replace-head",
+        is_flag=True,
+        help="With --init-from: start with a new last layer, for other classes.",
     ),
     click.option(
         "--width", type=float, default=1.0, help="Factor on channels and hidden units."

@@ -20,6 +20,7 @@ from trainer.checkpoint import (
 from trainer.loop import Trainer
 from trainer.model import AlexNet
 from trainer.optimizer import momentum_state
+from trainer.override import override
 from trainer.presets import MODERN, PAPER, Preset
 
 both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str(preset.name))
@@ -135,7 +136,7 @@ def test_a_checkpoint_of_another_width_or_class_count_is_refused_by_layer() -> N
     with pytest.raises(ValueError, match="conv1.bias has shape"):
         load_model(AlexNet(MODERN, 3, 1 / 8), checkpoint)
     with pytest.raises(ValueError, match="norm1.bias has shape .* none in the network"):
-        load_model(AlexNet(dataclasses.replace(MODERN, norm="response"), 3, 1 / 32), checkpoint)
+        load_model(AlexNet(override(MODERN, {"norm": "response"}), 3, 1 / 32), checkpoint)
 
 
 def test_other_classes_are_refused_by_number_and_by_name() -> None:

@@ -11,6 +11,7 @@ from tests.trainer.conftest import make_batch
 from trainer.evaluate import TEN_VIEWS, evaluate, misses, ten_views
 from trainer.layers import random_source
 from trainer.model import AlexNet
+from trainer.override import override
 from trainer.presets import MODERN, PAPER, Preset
 
 both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str(preset.name))
@@ -18,7 +19,7 @@ both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str
 
 def make_model(preset: Preset, num_classes: int = 7) -> AlexNet:
     """A network whose predictions depend on the image and on the crop."""
-    preset = dataclasses.replace(preset, init="kaiming", ones_biases=False)
+    preset = override(preset, {"init": "kaiming", "ones_biases": False})
     model = AlexNet(preset, num_classes, 1 / 16)
     model.initialise(0)
     mean = torch.rand(model.normalise.mean.shape, generator=random_source("cpu", 4)) * 255

@@ -1,8 +1,8 @@
 """The training command: what it prints, its exit codes, its messages."""
 
-import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,16 @@ def test_the_options_are_those_of_the_contract() -> None:
     assert sorted(option for parameter in run.main.params for option in parameter.opts) == [
         "--backend",
         "--batch-size",
+        "--config",
         "--device",
         "--epochs",
+        "--init-from",
         "--out",
         "--precision",
         "--preset",
+        "--replace-head",
         "--seed",
+        "--set",
         "--shards",
         "--show-preset",
         "--stage-bytes",
@@ -38,7 +42,17 @@ def test_the_options_are_those_of_the_contract() -> None:
 
 def test_show_preset_prints_every_field() -> None:
     result = call("--show-preset", "modern")
-    assert result.exit_code == 0 and json.loads(result.output) == MODERN.to_dict()
+    assert result.exit_code == 0
+    assert tomllib.loads(result.output) | {"name": "modern"} == MODERN.to_dict()
+
+
+def test_show_preset_and_summary_take_the_fields_that_are_set(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[network]\nconv6 = 256\n")
+    changes = ["--config", str(path), "--set", "momentum=0.8"]
+    shown = tomllib.loads(call("--show-preset", "kriz2012", *changes).output)
+    assert shown["network"]["conv6"] == 256 and shown["training"]["momentum"] == 0.8
+    assert "conv6" in call("--summary", "--preset", "paper", *changes).output
 
 
 def test_summary_prints_the_papers_counts() -> None:
@@ -50,7 +64,7 @@ def test_summary_prints_the_papers_counts() -> None:
     ("arguments", "message"),
     [
         ([], "--shards DIR is missing"),
-        (["--shards", "x", "--preset", "papre"], "'papre' is not one of 'modern', 'paper'"),
+        (["--shards", "x", "--preset", "papre"], "'papre' is not one of 'modern', 'paper', 'kriz"),
         (["--shards", "x", "--width", "wide"], "'wide' is not a valid float"),
         (["--shards", "x", "--window", "0"], "'0' is neither 'all' nor a number of shards"),
         (["--shards", "x", "--window", "some"], "'some' is neither 'all' nor a number"),
@@ -69,6 +83,9 @@ def test_a_wrong_call_ends_with_2(arguments: list[str], message: str) -> None:
         (["--shards", "nowhere"], "nowhere"),
         (["--shards", "x", "--epochs", "0"], "--epochs is 0, must be at least 1"),
         (["--shards", "memory://no", "--stage-dir", "x"], "there is no memory://no/dataset.json"),
+        (["--shards", "x", "--replace-head"], "--replace-head goes with --init-from"),
+        (["--show-preset", "paper", "--set", "epoch=3"], "did you mean 'epochs'?"),
+        (["--summary", "--config", "none.toml"], "--config none.toml cannot be read"),
     ],
 )
 def test_what_cannot_be_done_ends_with_1_and_one_message(
