@@ -8,7 +8,9 @@ from pipeline.archives import Member, class_listing, class_of, members, nested_m
 from pipeline.folders import SPLITS, open_folders, open_tree, split_off
 from pipeline.ilsvrc import CHALLENGES, KAGGLE_IMAGES, open_challenge, open_kaggle
 from pipeline.originals import Source
-from pipeline.parquet import open_parquet
+from pipeline.parquet import open_parquet, parquet_split
+
+PARQUET_LEVELS = ("", "*/", "*/*/")  # train-0.parquet, data/…, default/train/0000.parquet
 
 
 def open_source(root: Path, format: str = "auto", val_fraction: float | None = None) -> Source:
@@ -72,9 +74,10 @@ def _recognise(root: Path) -> str:
         return "kaggle"
     if (root.parent / KAGGLE_IMAGES / "train").is_dir() and root.name == KAGGLE_IMAGES.parts[0]:
         raise ValueError(f"{root} is part of Kaggle's tree: name the folder above, {root.parent}")
-    if (root / "train").is_dir():
+    if (root / "train").is_dir() and next((root / "train").glob("*.parquet"), None) is None:
         return "folders"
-    if any(next(folder.glob("*.parquet"), None) for folder in (root, root / "data")):
+    tables = (path for level in PARQUET_LEVELS for path in root.glob(f"{level}*.parquet"))
+    if any(parquet_split(root, path) is not None for path in tables):
         return "parquet"
     if next(root.glob("*.tar"), None) is not None:
         return "class-tars"
