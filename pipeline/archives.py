@@ -51,6 +51,16 @@ def nested_members(path: Path) -> Iterator[tuple[bytes, list[Member]]]:
         raise ValueError(_damaged(path, error)) from error
 
 
+def holds_tars(path: Path) -> bool:
+    """Whether the first file in a tar is a tar itself; ValueError where it is no tar file."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            first = next((info for info in tar if not info.isdir()), None)
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(_damaged(path, error)) from error
+    return first is not None and first.name.endswith(".tar")
+
+
 def class_of(name: bytes) -> bytes:
     """The class that an archive is named after: n01440764 of train/n01440764.tar."""
     return name.rsplit(b"/", 1)[-1].removesuffix(b".tar")
