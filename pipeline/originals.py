@@ -85,13 +85,13 @@ class FilePlaces:
 
     def read(self, position: int) -> bytes:
         """The bytes of a file; OSError (EINVAL) where it is a pipe or a device."""
-        with open(self.path(position), "rb", opener=_open_at_once) as file:
+        with open(self.path(position), "rb", buffering=0, opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             if status.st_size > MAX_FILE_BYTES:
                 raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, too large for a photograph")
-            return file.read()
+            return file.readall()
 
     def num_bytes(self) -> int | None:
         """The sum of the files' sizes; None where one cannot be looked at."""
