@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.atomic import sole_writer
 from pipeline.manifest import Dataset, read_receipt, receipt_path
 from pipeline.originals import Source
-from pipeline.plan import PlannedShard, Settings, is_finished, plan
-from pipeline.prepare import Engine, finish, refuse_strangers
+from pipeline.plan import PlannedShard, Settings, is_finished, plan, refuse_strangers
+from pipeline.prepare import Engine, finish
 from pipeline.shards import dali_index_path, sums_path
 
 

@@ -9,10 +9,21 @@ from typing import Any
 
 import pytest
 
+from pipeline.engines import run_tasks
+from pipeline.images import ImageFormat
 from pipeline.locations import location
-from pipeline.manifest import open_dataset
+from pipeline.manifest import CLAIM_NAME, open_dataset
 from pipeline.moments import read_statistics
-from tests.conftest import compute_statistics, folder_bytes, prepare_here
+from pipeline.plan import PlannedShard, Settings
+from pipeline.prepare import Stages, prepare
+from pipeline.sources import open_source
+from tests.conftest import (
+    IMAGES_PER_SHARD,
+    compute_statistics,
+    folder_bytes,
+    prepare_here,
+    write_source,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,3 +118,43 @@ def test_a_bucket_that_is_not_there_is_one_clear_error(
     )
     assert done.returncode == 1 and done.stderr.startswith("error: ")
     assert "no-such-bucket" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_writers_of_a_store_that_make_the_same_do_no_harm(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
+    there = location("memory://test-two-writers/shards")
+
+    def engine(shards: list[PlannedShard]) -> Stages:
+        assert (there / CLAIM_NAME).exists()
+        prepare_here(image_folder, there)  # the second writer begins and ends in the first's midst
+        return run_tasks(shards, 1, lambda _: None)
+
+    prepare(open_source(image_folder), there, Settings(images_per_shard=IMAGES_PER_SHARD), engine)
+    prepare_here(image_folder, tmp_path / "here")
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == folder_bytes(
+        tmp_path / "here"
+    )
+
+
+def test_a_second_writer_of_a_store_that_makes_something_else_is_refused(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
+    there = location("memory://test-other-writer/shards")
+    other = write_source(tmp_path / "other", train_per_class=2)
+
+    def engine(shards: list[PlannedShard]) -> Stages:
+        with pytest.raises(ValueError, match=r"is being prepared with other settings .*--fresh"):
+            prepare_here(image_folder, there, image_format=ImageFormat(quality=50))
+        with pytest.raises(ValueError, match=r"is being prepared .* from other originals"):
+            prepare_here(other, there)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(
+            open_source(image_folder), there, Settings(images_per_shard=IMAGES_PER_SHARD), engine
+        )
+    assert prepare_here(image_folder, there).num_made == 7  # the claim of a killed one: no matter
+    assert not (there / CLAIM_NAME).exists()
