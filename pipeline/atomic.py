@@ -33,10 +33,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             local = Path(folder) / path.name
             with open(local, "wb") as file:
                 yield file
-            try:
-                getattr(path, "fs").put_file(str(local), getattr(path, "path"))
-            except OSError as error:
-                raise OSError(f"{path} cannot be written: {error}") from error
+            put_whole(local, path)
         return
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -48,6 +45,17 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def put_whole(source: Path, path: Path) -> None:
+    """Moves a local file to `path`, on the same file system or on an object store, at once."""
+    if is_local(path):
+        os.replace(source, path)
+        return
+    try:
+        getattr(path, "fs").put_file(str(source), getattr(path, "path"))
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def remove_temporaries(folder: Path) -> int:
@@ -77,6 +85,8 @@ def create_once(path: Path, data: bytes) -> bytes:
             getattr(path, "fs").pipe_file(getattr(path, "path"), data, mode="create")
     except FileExistsError:
         return path.read_bytes()
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     return data
 
 

@@ -174,7 +174,7 @@ def _check_shard(
     problems = _check_files(dataset, split, number, own)
     try:
         data = path.read_bytes()
-        found = members(path)
+        found = members(path, data)
     except (OSError, ValueError) as error:
         return [*problems, str(error)], 0
     if len(data) != shard.bytes:
