@@ -4,11 +4,11 @@ import functools
 import io
 import warnings
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import cv2
 import numpy as np
+import PIL
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
@@ -41,7 +41,7 @@ def _codec_versions() -> dict[str, str | None]:
     return {
         "opencv": cv2.__version__,
         "simplejpeg": simplejpeg.__version__,
-        "pillow": version("pillow"),
+        "pillow": PIL.__version__,
         "libjpeg_turbo": features.version("libjpeg_turbo"),
     }
 

@@ -52,6 +52,13 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
         killed.__exit__(None, None, None)
 
 
+def test_a_file_that_cannot_be_written_is_named_as_people_know_it(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "file"
+    with pytest.raises(FileNotFoundError) as raised:
+        write_whole(path, b"")
+    assert raised.value.filename == str(path)
+
+
 def test_the_first_of_two_creators_wins(tmp_path: Path) -> None:
     assert create_once(tmp_path / "file", b"one") == b"one"
     assert create_once(tmp_path / "file", b"two") == b"one"
