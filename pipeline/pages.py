@@ -79,9 +79,11 @@ def value_spans(chunk: Chunk) -> Spans:
 
 def unpack(stored: bytes, span: np.void, codec: str | None) -> bytes:
     """The value at `span` of the bytes that were read for it; ValueError where damaged."""
-    if span["unpacked"]:
-        stored = _unpacked(stored, int(span["unpacked"]), codec)
-    return stored[int(span["skip"]) : int(span["skip"]) + int(span["size"])]
+    num_bytes, skip = int(span["unpacked"]), int(span["skip"])
+    if not num_bytes:
+        return stored
+    begin = _as_varint(num_bytes) if codec == "snappy" else b""
+    return bytes(_unpacked(begin + stored, num_bytes, codec)[skip : skip + int(span["size"])])
 
 
 def _pages(chunk: Chunk) -> Iterator[_Page]:
@@ -105,9 +107,8 @@ def _pages(chunk: Chunk) -> Iterator[_Page]:
         else:
             continue
         body = chunk.data[start:at]
-        if codec is not None:
-            body = body[_preamble(body, codec) :]
-            body = memoryview(_unpacked(bytes(body), num_bytes, codec))
+        if codec is not None and num_bytes:
+            body = _unpacked(body, num_bytes, codec)
         yield _Page(kind, details, levels, start, at, num_bytes, codec, body)
 
 
@@ -204,16 +205,14 @@ def _preamble(body: memoryview, codec: str) -> int:
     return _varint(body, 0)[1] if codec == "snappy" and len(body) else 0
 
 
-def _unpacked(stored: bytes, num_bytes: int, codec: str | None) -> bytes:
+def _unpacked(stored: bytes | memoryview, num_bytes: int, codec: str | None) -> memoryview:
     import pyarrow
 
-    if codec == "snappy":
-        stored = _as_varint(num_bytes) + stored
     try:
-        data: bytes = pyarrow.decompress(stored, num_bytes, codec, asbytes=True)
+        buffer = pyarrow.decompress(stored, num_bytes, codec)
+        return memoryview(buffer).cast("B")  # pyarrow's own bytes are signed
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"a page cannot be unpacked: {error}") from error
-    return data
 
 
 def _hybrid(data: memoryview, width: int, count: int) -> NDArray[np.int64]:

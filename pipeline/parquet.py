@@ -16,6 +16,7 @@ from pipeline.originals import Ids, Listing, Names, Source, read_span, sorted_li
 from pipeline.pages import Chunk, Spans, unpack, value_spans
 
 SPLIT_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+MAX_LISTERS = 4  # files listed at once; each may hold a row group unpacked, 110 MB at 1,000 images
 CODECS = {  # as a file's metadata names them -> as pyarrow.decompress does
     "UNCOMPRESSED": None, "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd",
 }  # fmt: skip
@@ -115,7 +116,7 @@ def _read_rows(
     root: Path, paths: Sequence[Path]
 ) -> tuple[list[bytes], NDArray[np.int64], ParquetPlaces]:
     """Names, labels and places of all rows of these files."""
-    with ThreadPoolExecutor(available_cores()) as pool:  # unpacking frees the GIL, so do disks
+    with ThreadPoolExecutor(min(available_cores(), MAX_LISTERS)) as pool:  # they free the GIL
         rows = list(pool.map(_rows_of_file, paths))
     names = [
         f"{path.relative_to(root).as_posix()}#{row:09d}".encode()

@@ -57,6 +57,10 @@ def test_a_file_that_cannot_be_written_is_named_as_people_know_it(tmp_path: Path
     with pytest.raises(FileNotFoundError) as raised:
         write_whole(path, b"")
     assert raised.value.filename == str(path)
+    path.parent.touch()
+    with pytest.raises(NotADirectoryError) as raised_too:
+        write_whole(path, b"")
+    assert raised_too.value.filename == str(path)
 
 
 def test_the_first_of_two_creators_wins(tmp_path: Path) -> None:

@@ -77,6 +77,23 @@ def test_every_value_is_what_pyarrow_reads(
         assert (spans["stored"] == spans["size"]).all()
 
 
+@pytest.mark.parametrize("codec", [None, "snappy", "zstd"])
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_row_groups_of_many_rows_are_found_too(
+    tmp_path: Path, codec: str | None, dictionary: bool
+) -> None:
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(4)
+    expected = [rng.bytes(int(rng.integers(1, 300))) for _ in range(1500)]
+    expected += [expected[int(i)] for i in rng.integers(0, 1500, 500)]
+    table = pyarrow.table({"image": pyarrow.array([{"bytes": v} for v in expected], IMAGE)})
+    path = tmp_path / "file.parquet"
+    parquet.write_table(table, path, compression=codec or "none", use_dictionary=dictionary)
+    (chunk,) = chunks(path, codec)
+    assert read(path, value_spans(chunk), codec) == expected
+
+
 def test_a_column_that_cannot_be_missing_has_no_levels(tmp_path: Path) -> None:
     from pyarrow import parquet
 
