@@ -24,6 +24,7 @@ FORMAT_VERSION = 1
 DATASET_NAME = "dataset.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 TIMM_NAME = "_info.json"
+CLAIM_NAME = "preparing.json"  # on an object store, while shards are written there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +226,10 @@ def _split(value: dict[str, Any]) -> Split:
 def remove_dataset(folder: Path) -> int:
     """Removes all that a preparation wrote into `folder`, and nothing else; returns the count."""
     made = re.compile(
-        r"(train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)(\.tmp)?"
-        r"|(train|val|test)\.index\.npy(\.tmp)?"
-        rf"|({DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|pca\.json|mean\.npy)(\.tmp)?"
+        r"((train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)"
+        r"|(train|val|test)\.index\.npy"
+        rf"|{DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|{CLAIM_NAME}|pca\.json|mean\.npy)"
+        r"(\.([0-9a-f]{16}\.)?tmp)?"  # of a killed writer
     )
     paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
     for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # dataset.json first
