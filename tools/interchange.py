@@ -29,7 +29,7 @@ INPUT = (
 )
 SAFETENSORS_INPUT = (
     "float (N, 3, 224, 224), R, G, B in 0..255: the central 224 x 224 of a photograph's central "
-    "square at 256 x 256, minus normalise.mean, divided by normalise.std"
+    "square at 256 x 256, minus normalise.mean (of (256, 256, 3): its centre), over normalise.std"
 )
 
 
@@ -130,7 +130,8 @@ def onnx_difference(data: bytes, network: nn.Module, images: Tensor) -> float:
 
 def to_safetensors(checkpoint: Checkpoint) -> bytes:
     """Weights and normalisation alone, in safetensors; the rest as text in its metadata."""
-    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
+    weights = restore_model(checkpoint, torch.device("cpu")).state_dict()
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     return save(tensors, {"format": "pt", **_about(checkpoint, SAFETENSORS_INPUT)})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trainer.config import RunConfig
-from trainer.session import METRICS_NAME, Session
+from trainer.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class OurRecipe:
             with redirect_stdout(io.StringIO()), Session(config) as session:
                 if not session.run():
                     raise KeyboardInterrupt
-            lines = (Path(folder) / METRICS_NAME).read_text().splitlines()
+            lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
         epochs = [json.loads(line) for line in lines]
         return Run(
             epoch_seconds=tuple(epoch["train_seconds"] for epoch in epochs),
