@@ -59,7 +59,7 @@ def run_recipe_contest(
         "machine": describe_machine(Path(__file__).parent),
         "settings": {
             "minutes": contest.minutes,
-            "seeds": contest.seeds,
+            "repeats": contest.seeds,
             "width": contest.width,
             "device": find_device(contest.device).type,
             "classes": len(dataset.classes),
@@ -124,7 +124,7 @@ def result_of(name: str, num_epochs: int, runs: Sequence[Run]) -> dict[str, Any]
 
 def recipe_table(report: Mapping[str, Any]) -> str:
     """Top-1 errors of the validation images, by recipe and seed."""
-    seeds = "".join(f"{f'seed {seed}':>9}" for seed in range(report["settings"]["seeds"]))
+    seeds = "".join(f"{f'seed {seed}':>9}" for seed in range(report["settings"]["repeats"]))
     lines = [
         f"{'top-1 error':<22}{'median':>9}{'min':>9}{'max':>9}{seeds}{'epochs':>9}{'seconds':>9}"
     ]
