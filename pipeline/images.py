@@ -3,8 +3,9 @@
 import functools
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -81,6 +82,15 @@ class ImageFormat:
                 "progressive": False,
             }
         return chosen
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """The format of which `settings` (or a dataset.json) tells, with this machine's codecs."""
+        return cls(
+            encoding=settings["encoding"],
+            quality=settings.get("jpeg", {}).get("quality", cls.quality),
+            ignore_orientation=settings["orientation"] == "ignored",
+        )
 
 
 def decode(data: bytes, *, ignore_orientation: bool = False) -> Pixels:

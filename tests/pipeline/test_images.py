@@ -465,3 +465,15 @@ def test_an_orientation_far_behind_a_long_comment_is_found() -> None:
 def test_a_dark_image_of_16_bits_stays_dark() -> None:
     dark = Image.fromarray(np.full((20, 30), 200, np.uint16))
     assert decode(encoded(dark, "PNG")).max() == 1  # 200 of 65,535
+
+
+@pytest.mark.parametrize(
+    "image_format",
+    [
+        ImageFormat(),
+        ImageFormat(quality=71, ignore_orientation=True),
+        ImageFormat(encoding="raw"),
+    ],
+)
+def test_a_format_comes_back_from_its_settings(image_format: ImageFormat) -> None:
+    assert ImageFormat.from_settings(image_format.settings()) == image_format
