@@ -59,6 +59,11 @@ class Arithmetic:
         self.precision, self.device = precision, device
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
+    @property
+    def skips_steps(self) -> bool:
+        """Whether `update` may leave a step out; a fused optimiser decides that on the device."""
+        return self._scaler.is_enabled()
+
     def autocast(self) -> torch.autocast:
         """The context of the forward pass."""
         dtype = _AUTOCAST.get(self.precision)
@@ -70,10 +75,7 @@ class Arithmetic:
         scaled.backward()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Lets the optimiser make its step with the true gradients, or none where one overflowed.
-
-        With a fused optimiser that is decided on the device; any other one waits for it.
-        """
+        """Lets the optimiser make its step with the true gradients, or none: see `skips_steps`."""
         self._scaler.step(optimizer)
         self._scaler.update()
 

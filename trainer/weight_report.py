@@ -30,9 +30,8 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
 def weight_changes(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, WeightChange]:
     """What a step did to each parameter, by name; `before`: the parameters in front of it.
 
-    The increment is measured, not taken from the momentum, so it holds for every update rule;
-    what float32 loses in the subtraction is below a thousandth of an ordinary one. Waits for the
-    device once.
+    The increment is measured, not taken from the momentum: it holds for every update rule, and is
+    what float32 really adds to a weight. Waits for the device once.
     """
     parts = [
         torch.stack([parameter.abs().mean(), (parameter - before[name]).abs().mean()])
