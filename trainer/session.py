@@ -32,13 +32,13 @@ from trainer.config import (
 from trainer.evaluate import Errors, evaluate
 from trainer.interrupt import stop_request
 from trainer.loop import Totals, Trainer
-from trainer.metrics import MetricsFile, Progress, Report
+from trainer.metrics import Progress, Report
 from trainer.optimizer import learning_rates, load_momentum, momentum_state
+from trainer.sinks import Sinks
 from trainer.start import build_model
 
 LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
-METRICS_NAME = "metrics.jsonl"
 
 
 class Session:
@@ -51,7 +51,7 @@ class Session:
         self.preset = resolve_preset(config, dataset.num_samples("train"))
         self.description = describe(config, self.preset, dataset)
         self.folder = config.folder
-        self.metrics = MetricsFile(self.folder / METRICS_NAME)
+        self.metrics = Sinks(self.folder)
         self.totals = Totals()
         self.epoch = 0  # finished epochs
         self.best_top1_error = 2.0  # worse than any
@@ -168,7 +168,7 @@ class Session:
         if errors.top1_error < self.best_top1_error:
             self.best_top1_error = errors.top1_error
             self._save(BEST_NAME)
-        self.metrics.append(report)
+        self.metrics.append(report.to_dict())
         self._save(LAST_NAME)
         print(report.line(self.num_epochs), flush=True)
 
@@ -208,7 +208,7 @@ class Session:
         """Takes up the last checkpoint where there is one, and drops what was told after it."""
         path = self.folder / LAST_NAME
         if not path.exists():
-            self.metrics.drop_after(-1)
+            self.metrics.resume(-1)
             return
         checkpoint = load_checkpoint(path)
         require_classes(checkpoint, classes, str(self.train_loader.dataset.folder))
@@ -223,7 +223,7 @@ class Session:
         self.best_top1_error = progress["best_top1_error"]
         self.totals = Totals(**progress["totals"])
         self.train_loader.load_state_dict(checkpoint.loader)
-        self.metrics.drop_after(self.trainer.step)
+        self.metrics.resume(self.trainer.step)
         print(f"resuming {path}: {self.epoch} epochs done, {self.trainer.step} steps")
 
     def _say(self, config: RunConfig, dataset: Dataset) -> None:
