@@ -13,11 +13,11 @@ import torch
 from pipeline.atomic import write_whole
 from pipeline.manifest import Dataset
 from trainer.override import override, parse_settings, read_config
+from trainer.precision import PRECISIONS
 from trainer.preset import LayerRate, Preset
 from trainer.presets import find_preset
 
 CONFIG_NAME = "config.json"
-PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cuda", "cpu")
 
 
@@ -70,13 +70,6 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise ValueError("--device cuda: PyTorch sees no GPU here; use --device cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and there) else "cpu")
-
-
-def find_precision(name: str, preset: Preset, device: torch.device) -> str:
-    """`auto` is the preset's own on a GPU, fp32 on a CPU (bf16 is emulated on most)."""
-    if name != "auto":
-        return name
-    return preset.training.precision if device.type == "cuda" else "fp32"
 
 
 def default_batch_size(preset: Preset, num_images: int) -> int:

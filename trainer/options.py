@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from pipeline.backends import BACKENDS
-from trainer.config import DEVICES, PRECISIONS
+from trainer.config import DEVICES
+from trainer.precision import PRECISIONS
 from trainer.presets import PRESETS
 
 Command = Callable[..., Any]
@@ -90,6 +91,8 @@ MACHINE = (
         "--precision",
         type=click.Choice(PRECISIONS),
         default="auto",
-        help="Of the step's arithmetic; auto: the preset's on a GPU, fp32 on a CPU.",
+        help="Of the step's arithmetic; weights are always kept in fp32. fp16 scales the loss; "
+        "tf32 rounds the factors of products on a GPU, and is fp32 on a CPU. auto: the preset's "
+        "on a GPU, fp32 on a CPU.",
     ),
 )

@@ -17,10 +17,10 @@ def find_precision(name: str, preferred: str, device: torch.device) -> str:
 
 
 def explain_precision(precision: str, device: torch.device) -> str:
-    """The precision in the words of the line that says what a run is about to do."""
+    """What the arithmetic really is on that device, in the words of a run's first lines."""
     if precision == "tf32" and device.type != "cuda":
-        return "tf32 is a number format of GPUs; a CPU computes in fp32"
-    return precision
+        return f"fp32 on {device.type} (tf32 is a number format of GPUs)"
+    return f"{precision} on {device.type}"
 
 
 def set_float32_products(precision: str, device: torch.device) -> None:

@@ -26,7 +26,6 @@ from trainer.config import (
     claim_folder,
     describe,
     find_device,
-    find_precision,
     resolve_preset,
 )
 from trainer.evaluate import Errors, evaluate
@@ -34,6 +33,7 @@ from trainer.interrupt import stop_request
 from trainer.loop import Totals, Trainer
 from trainer.metrics import Progress, Report
 from trainer.optimizer import learning_rates, load_momentum, momentum_state
+from trainer.precision import explain_precision, find_precision, set_float32_products
 from trainer.sinks import Sinks
 from trainer.start import build_model
 
@@ -52,6 +52,10 @@ class Session:
         self.description = describe(config, self.preset, dataset)
         self.folder = config.folder
         self.metrics = Sinks(self.folder)
+        precision = find_precision(
+            config.precision, self.preset.training.precision, self.device
+        )
+        set_float32_products(precision, self.device)
         self.totals = Totals()
         self.epoch = 0  # finished epochs
         self.best_top1_error = 2.0  # worse than any
@@ -69,7 +73,7 @@ class Session:
                 preset=self.preset,
                 steps_per_epoch=len(self.train_loader),
                 seed=config.seed,
-                precision=find_precision(config.precision, self.preset, self.device),
+                precision=precision,
             )
             self._say(config, dataset)
             self._resume(dataset.classes)
@@ -236,7 +240,7 @@ class Session:
             f"{self.preset.name}: {training.epochs} epochs of {num_train:,} images in "
             f"{self.model.num_classes} classes, {num_val:,} to validate\n"
             f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
-            f"{self.trainer.precision} on {self.device.type}\n"
+            f"{explain_precision(self.trainer.precision, self.device)}\n"
             f"loader: {loader.backend} ({loader.backend_reason}); run folder: {self.folder}",
             flush=True,
         )

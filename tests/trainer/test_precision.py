@@ -44,10 +44,9 @@ def test_what_is_asked_for_is_taken_on_every_device(precision: str) -> None:
 
 
 def test_tf32_is_explained_where_there_is_none() -> None:
-    assert explain_precision("tf32", CPU) == (
-        "tf32 is a number format of GPUs; a CPU computes in fp32"
-    )
-    assert explain_precision("tf32", GPU) == "tf32" and explain_precision("bf16", CPU) == "bf16"
+    assert explain_precision("tf32", CPU) == "fp32 on cpu (tf32 is a number format of GPUs)"
+    assert explain_precision("tf32", GPU) == "tf32 on cuda"
+    assert explain_precision("bf16", CPU) == "bf16 on cpu"
 
 
 @chosen
