@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -13,13 +12,7 @@ import torch
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.moments import read_statistics
 from pipeline.manifest import Dataset, open_dataset
-from trainer.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    load_model,
-    require_classes,
-    save_checkpoint,
-)
+from trainer.checkpoint import load_checkpoint, require_classes, save_checkpoint
 from trainer.config import (
     RunConfig,
     asked_preset,
@@ -32,10 +25,10 @@ from trainer.evaluate import Errors, evaluate
 from trainer.interrupt import stop_request
 from trainer.loop import Totals, Trainer
 from trainer.metrics import Progress, Report
-from trainer.optimizer import learning_rates, load_momentum, momentum_state
 from trainer.precision import explain_precision, find_precision, set_float32_products
 from trainer.sinks import Sinks
 from trainer.start import build_model
+from trainer.state import capture, restore
 
 LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
@@ -90,10 +83,11 @@ class Session:
             while self.epoch < self.num_epochs:
                 try:
                     finished = self._run_epoch(stop)
+                    if not finished:
+                        self._save(LAST_NAME)
                 except FloatingPointError as error:
                     raise ValueError(self._diverged(error)) from error
                 if not finished:
-                    self._save(LAST_NAME)
                     print(f"stopped after step {self.trainer.step}; the same command resumes")
                     return False
         return True
@@ -185,27 +179,12 @@ class Session:
         )
 
     def _save(self, name: str) -> None:
-        checkpoint = Checkpoint(
-            model=self.model.state_dict(),
-            momentum=momentum_state(self.model, self.trainer.optimizer),
-            config=self.description,
-            progress={
-                "epoch": self.epoch,
-                "step": self.trainer.step,
-                "learning_rates": learning_rates(self.trainer.optimizer),
-                "best_top1_error": self.best_top1_error,
-                "totals": vars(self.totals),
-            },
-            schedule=self.trainer.schedule.state_dict(),
-            loader=self.train_loader.state_dict(),
-            made_by={
-                "fullfeed": version("fullfeed"),
-                "torch": torch.__version__,
-                "backend": self.train_loader.backend,
-                "device": self.device.type,
-                "shard_settings": dict(self.train_loader.dataset.settings),
-            },
-        )
+        progress = {
+            "epoch": self.epoch,
+            "best_top1_error": self.best_top1_error,
+            "totals": vars(self.totals),
+        }
+        checkpoint = capture(self.trainer, self.train_loader, self.description, progress)
         save_checkpoint(self.folder / name, checkpoint)
 
     def _resume(self, classes: tuple[str, ...]) -> None:
@@ -216,17 +195,11 @@ class Session:
             return
         checkpoint = load_checkpoint(path)
         require_classes(checkpoint, classes, str(self.train_loader.dataset.folder))
-        load_model(self.model, checkpoint)
+        restore(checkpoint, self.trainer, self.train_loader)
         progress: dict[str, Any] = checkpoint.progress
-        load_momentum(
-            self.model, self.trainer.optimizer, checkpoint.momentum, progress["learning_rates"]
-        )
-        self.trainer.schedule.load_state_dict(checkpoint.schedule)
-        self.trainer.step = progress["step"]
         self.epoch = progress["epoch"]
         self.best_top1_error = progress["best_top1_error"]
         self.totals = Totals(**progress["totals"])
-        self.train_loader.load_state_dict(checkpoint.loader)
         self.metrics.resume(self.trainer.step)
         print(f"resuming {path}: {self.epoch} epochs done, {self.trainer.step} steps")
 
