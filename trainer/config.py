@@ -12,6 +12,7 @@ import torch
 
 from pipeline.atomic import write_whole
 from pipeline.manifest import Dataset
+from trainer.ema import require_decay
 from trainer.override import override, parse_settings, read_config
 from trainer.precision import PRECISIONS
 from trainer.preset import LayerRate, Preset
@@ -37,12 +38,23 @@ class RunConfig:
     device: str = "auto"
     backend: str = "auto"
     precision: str = "auto"
+    micro_batch: int | None = None  # images per forward and backward pass; None: the batch
+    ema: float | None = None  # decay of the moving average of the weights; None: there is none
+    weight_report: int | None = None  # epochs between two tables of weights; None: none
+    tensorboard: bool = False
+    limit_steps: int | None = None  # of the whole run
     seed: int = 0
     out: Path | None = None  # runs/PRESET-SEED
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
-        for flag, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size)):
+        for flag, value in (
+            ("--epochs", self.epochs),
+            ("--batch-size", self.batch_size),
+            ("--micro-batch", self.micro_batch),
+            ("--weight-report", self.weight_report),
+            ("--limit-steps", self.limit_steps),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"{flag} is {value}, must be at least 1")
         for flag, name, choices in (
@@ -55,6 +67,8 @@ class RunConfig:
             raise ValueError(f"--width is {self.width}, must be more than 0 and at most 16")
         if self.replace_head and self.init_from is None:
             raise ValueError("--replace-head goes with --init-from CHECKPOINT only")
+        if self.ema is not None:
+            require_decay(self.ema)
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, must be at least 0")
 
@@ -131,12 +145,15 @@ def stretch(preset: Preset, epochs: int) -> Preset:
 def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, Any]:
     """All that makes a run what it is, JSON-able: two runs of the same description are the same.
 
-    Not the device, the backend or the place of the shards: a run may move.
+    Not the device, the backend or the place of the shards: a run may move. The micro-batch only
+    where batch norm sees it.
     """
     description = {
         "preset": preset.to_dict(),
         "width": config.width,
         "precision": config.precision,
+        "micro_batch": config.micro_batch if preset.network.norm == "batch" else None,
+        "ema": config.ema,
         "seed": config.seed,
         "classes": list(dataset.classes),
         "fingerprints": {split: dataset.fingerprint(split) for split in ("train", "val")},
@@ -153,6 +170,17 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(f"--init-from {path} cannot be read: {error.strerror}") from error
+
+
+def notes(config: RunConfig, preset: Preset) -> list[str]:
+    """What is out of the ordinary in a run, a line each, for its beginning."""
+    lines = []
+    if config.micro_batch:
+        sees = "; batch norm sees one at a time" if preset.network.norm == "batch" else ""
+        lines.append(f"micro-batches of {config.micro_batch:,} images{sees}")
+    if config.ema is not None:
+        lines.append(f"errors are of the weights averaged with decay {config.ema:g}")
+    return lines
 
 
 def claim_folder(folder: Path, description: dict[str, Any]) -> None:

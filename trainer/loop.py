@@ -93,6 +93,11 @@ class Trainer:
         self.weight_changes: dict[str, WeightChange] = {}  # in the last step that was watched
         self._losses = LossRecord()
 
+    @property
+    def tested_model(self) -> AlexNet:
+        """The network that is validated: with the averaged weights where there is an average."""
+        return self.ema.model if self.ema else self.model
+
     def train_epoch(
         self, feed: Feed, totals: Totals, progress: Progress, stop: Callable[[], bool]
     ) -> bool:

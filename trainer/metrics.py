@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from trainer.weight_report import WeightChange
+
 LINE_SECONDS = 30.0  # at least, between two lines off a terminal
 
 
@@ -27,6 +29,7 @@ class Report:
     val_seconds: float
     data_wait_seconds: float  # part of train_seconds in which the trainer waited for a batch
     fed_ratio: float | None = None  # null until a ceiling was measured
+    weights: dict[str, WeightChange] | None = None  # by parameter; null where not asked for
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, JSON-able."""

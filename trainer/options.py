@@ -16,7 +16,7 @@ Command = Callable[..., Any]
 
 def run_options(command: Command) -> Command:
     """Adds every option of a run to a click command, in the order of its help."""
-    for option in reversed([*RECIPE, *FEEDING, *MACHINE]):
+    for option in reversed([*RECIPE, *FEEDING, *MACHINE, *COMFORTS]):
         command = option(command)
     return command
 
@@ -94,5 +94,35 @@ MACHINE = (
         help="Of the step's arithmetic; weights are always kept in fp32. fp16 scales the loss; "
         "tf32 rounds the factors of products on a GPU, and is fp32 on a CPU. auto: the preset's "
         "on a GPU, fp32 on a CPU.",
+    ),
+)
+COMFORTS = (
+    click.option(
+        "--micro-batch",
+        type=int,
+        help="Images per forward and backward pass, where a whole batch does not fit in memory; "
+        "the step is that of the whole batch, but batch norm sees one micro-batch at a time.  "
+        "[default: the batch]",
+    ),
+    click.option(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="Keep a moving average of the weights over about 1 / (1 - DECAY) steps, such as "
+        "0.999; it is what is validated, and what prediction takes.  [default: off]",
+    ),
+    click.option(
+        "--weight-report",
+        type=int,
+        metavar="EPOCHS",
+        help="Every so many epochs, tell each layer's mean |w|, that of its last step, and their "
+        "ratio.  [default: off]",
+    ),
+    click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard too."),
+    click.option(
+        "--limit-steps",
+        type=int,
+        help="Stop with a checkpoint once the run has made so many steps; without it the same "
+        "command goes on.  [default: no limit]",
     ),
 )

@@ -19,6 +19,7 @@ from trainer.config import (
     claim_folder,
     describe,
     find_device,
+    notes,
     resolve_preset,
 )
 from trainer.evaluate import Errors, evaluate
@@ -29,6 +30,7 @@ from trainer.precision import explain_precision, find_precision, set_float32_pro
 from trainer.sinks import Sinks
 from trainer.start import build_model
 from trainer.state import capture, restore
+from trainer.weight_report import weight_table
 
 LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
@@ -38,13 +40,14 @@ class Session:
     """A run in its folder. ValueError for whatever the user has to put right first."""
 
     def __init__(self, config: RunConfig) -> None:
+        self.config = config
         dataset = open_dataset(config.shards)
         statistics = read_statistics(config.shards, dataset.fingerprint("train"))
         self.device = find_device(config.device)
         self.preset = resolve_preset(config, dataset.num_samples("train"))
         self.description = describe(config, self.preset, dataset)
         self.folder = config.folder
-        self.metrics = Sinks(self.folder)
+        self.metrics = Sinks(self.folder, tensorboard=config.tensorboard)
         precision = find_precision(
             config.precision, self.preset.training.precision, self.device
         )
@@ -56,6 +59,7 @@ class Session:
         self.model.place(self.device)
         claim_folder(self.folder, self.description)
         with ExitStack() as stack:
+            stack.callback(self.metrics.close)
             loaders = {
                 split: stack.enter_context(Loader(self._loader_config(config, split)))
                 for split in ("train", "val")
@@ -67,30 +71,39 @@ class Session:
                 steps_per_epoch=len(self.train_loader),
                 seed=config.seed,
                 precision=precision,
+                micro_batch=config.micro_batch,
+                ema_decay=config.ema,
             )
             self._say(config, dataset)
             self._resume(dataset.classes)
             self._loaders = stack.pop_all()
 
     def run(self) -> bool:
-        """Trains to the last epoch. Returns False where a signal stopped it, to be resumed.
+        """Trains to the last epoch, or to the last step where steps are limited.
 
-        ValueError where the loss is no longer finite; the last checkpoint stays.
+        Returns False where a signal stopped it, to be resumed. ValueError where the loss is no
+        longer finite; the last checkpoint stays.
         """
         if self.epoch >= self.num_epochs:
             print(f"{self.folder}: all {self.num_epochs} epochs are done; nothing to do")
-        with stop_request() as stop:
-            while self.epoch < self.num_epochs:
+        with stop_request() as asked:
+            while self.epoch < self.num_epochs and not self._at_limit:
                 try:
-                    finished = self._run_epoch(stop)
-                    if not finished:
+                    if not self._run_epoch(lambda: asked() or self._at_limit):
                         self._save(LAST_NAME)
+                        break
                 except FloatingPointError as error:
                     raise ValueError(self._diverged(error)) from error
-                if not finished:
-                    print(f"stopped after step {self.trainer.step}; the same command resumes")
-                    return False
-        return True
+        if self.epoch == self.num_epochs:
+            return True
+        limited = " without --limit-steps" if self._at_limit else ""
+        print(f"stopped after step {self.trainer.step}; the same command{limited} resumes")
+        return self._at_limit
+
+    @property
+    def _at_limit(self) -> bool:
+        limit = self.config.limit_steps
+        return limit is not None and self.trainer.step >= limit
 
     @property
     def num_epochs(self) -> int:
@@ -98,7 +111,7 @@ class Session:
         return self.preset.training.epochs
 
     def close(self) -> None:
-        """Ends the loaders' threads."""
+        """Ends the threads of the loaders and of TensorBoard."""
         self._loaders.close()
 
     def __enter__(self) -> "Session":
@@ -128,6 +141,8 @@ class Session:
         title = f"epoch {self.epoch + 1}/{self.num_epochs}"
         terminal = sys.stderr.isatty()
         self.train_loader.set_epoch(self.epoch)
+        every = self.config.weight_report
+        self.trainer.watch_weights = every is not None and (self.epoch + 1) % every == 0
         with Progress(
             title=title,
             num_steps=num_steps,
@@ -137,7 +152,7 @@ class Session:
             if not self.trainer.train_epoch(self.train_loader, self.totals, progress, stop):
                 return False
         start = time.perf_counter()
-        errors = evaluate(self.model, self.val_loader)
+        errors = evaluate(self.trainer.tested_model, self.val_loader)
         if not math.isfinite(errors.loss):
             raise FloatingPointError(f"the validation loss after step {self.trainer.step} is NaN")
         self._finish_epoch(errors, time.perf_counter() - start)
@@ -159,6 +174,7 @@ class Session:
             train_seconds=totals.seconds,
             val_seconds=val_seconds,
             data_wait_seconds=totals.data_wait_seconds,
+            weights=trainer.weight_changes if trainer.watch_weights else None,
         )
         trainer.schedule.observe(errors.top1_error)
         self.epoch += 1
@@ -169,6 +185,8 @@ class Session:
         self.metrics.append(report.to_dict())
         self._save(LAST_NAME)
         print(report.line(self.num_epochs), flush=True)
+        if report.weights:
+            print(weight_table(report.weights, report.step), flush=True)
 
     def _diverged(self, error: FloatingPointError) -> str:
         last = self.folder / LAST_NAME
@@ -215,5 +233,7 @@ class Session:
             f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
             f"{explain_precision(self.trainer.precision, self.device)}\n"
             f"loader: {loader.backend} ({loader.backend_reason}); run folder: {self.folder}",
+            *notes(config, self.preset),
+            sep="\n",
             flush=True,
         )

@@ -119,6 +119,7 @@ class TensorBoard:
                 "--tensorboard: TensorBoard is not installed; pip install 'fullfeed[tensorboard]'"
             ) from error
         self._make, self._folder = SummaryWriter, folder
+        self._writer: Any = None  # a SummaryWriter, which makes its file at once
 
     def open(self, step: int) -> None:
         """Begins to write; what was written after that step is no longer shown."""
@@ -132,5 +133,6 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self) -> None:
-        """Ends its thread."""
-        self._writer.close()
+        """Ends its thread, if it was opened."""
+        if self._writer:
+            self._writer.close()

@@ -22,8 +22,11 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--batch-size",
         "--config",
         "--device",
+        "--ema",
         "--epochs",
         "--init-from",
+        "--limit-steps",
+        "--micro-batch",
         "--out",
         "--precision",
         "--preset",
@@ -33,6 +36,8 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--shards",
         "--show-preset",
         "--summary",
+        "--tensorboard",
+        "--weight-report",
         "--width",
     ]
 

@@ -45,11 +45,13 @@ def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def assert_same_run(one: Path, other: Path) -> None:
     """Bit-equal weights, statistics and momentum; equal position, schedule and metrics."""
     first, second = last(one), last(other)
-    for ours, theirs in ((first.model, second.model), (first.momentum, second.momentum)):
+    for part in ("model", "momentum", "ema"):
+        ours, theirs = getattr(first, part), getattr(second, part)
         assert ours.keys() == theirs.keys()
         for name, tensor in ours.items():
             assert torch.equal(tensor, theirs[name]), name
     assert first.schedule == second.schedule and first.loader == second.loader
+    assert first.arithmetic == second.arithmetic
     assert timeless(metrics(one)) == timeless(metrics(other))
 
 
