@@ -43,8 +43,9 @@ class RunConfig:
     weight_report: int | None = None  # epochs between two tables of weights; None: none
     tensorboard: bool = False
     limit_steps: int | None = None  # of the whole run
+    overfit: int | None = None  # training images that stand for both splits
     seed: int = 0
-    out: Path | None = None  # runs/PRESET-SEED
+    out: Path | None = None  # runs/PRESET-SEED, with --overfit N runs/PRESET-SEED-overfit-N
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
@@ -54,6 +55,7 @@ class RunConfig:
             ("--micro-batch", self.micro_batch),
             ("--weight-report", self.weight_report),
             ("--limit-steps", self.limit_steps),
+            ("--overfit", self.overfit),
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{flag} is {value}, must be at least 1")
@@ -75,7 +77,8 @@ class RunConfig:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.out or Path("runs") / f"{self.preset}-{self.seed}"
+        overfit = f"-overfit-{self.overfit}" if self.overfit else ""
+        return self.out or Path("runs") / f"{self.preset}-{self.seed}{overfit}"
 
 
 def find_device(name: str) -> torch.device:
@@ -154,6 +157,7 @@ def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, A
         "precision": config.precision,
         "micro_batch": config.micro_batch if preset.network.norm == "batch" else None,
         "ema": config.ema,
+        "overfit": config.overfit,
         "seed": config.seed,
         "classes": list(dataset.classes),
         "fingerprints": {split: dataset.fingerprint(split) for split in ("train", "val")},
@@ -175,6 +179,11 @@ def _sha256(path: Path) -> str:
 def notes(config: RunConfig, preset: Preset) -> list[str]:
     """What is out of the ordinary in a run, a line each, for its beginning."""
     lines = []
+    if config.overfit:
+        lines.append(
+            f"OVERFIT: trains on the first {config.overfit:,} training images over and over, "
+            f"without augmentation; errors are over these images and should fall to 0"
+        )
     if config.micro_batch:
         sees = "; batch norm sees one at a time" if preset.network.norm == "batch" else ""
         lines.append(f"micro-batches of {config.micro_batch:,} images{sees}")

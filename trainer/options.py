@@ -72,7 +72,8 @@ RECIPE = (
     click.option(
         "--out",
         type=click.Path(path_type=Path),
-        help="Run folder.  [default: runs/PRESET-SEED]",
+        help="Run folder.  [default: runs/PRESET-SEED, with --overfit N "
+        "runs/PRESET-SEED-overfit-N]",
     ),
 )
 FEEDING = (
@@ -124,5 +125,12 @@ COMFORTS = (
         type=int,
         help="Stop with a checkpoint once the run has made so many steps; without it the same "
         "command goes on.  [default: no limit]",
+    ),
+    click.option(
+        "--overfit",
+        type=int,
+        metavar="IMAGES",
+        help="Sanity check: train on the first so many training images over and over, without "
+        "augmentation, and validate on them; the errors should fall to 0.  [default: off]",
     ),
 )

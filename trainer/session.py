@@ -3,13 +3,11 @@
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-
-from pipeline.loader import Loader, LoaderConfig
+from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.moments import read_statistics
 from pipeline.manifest import Dataset, open_dataset
 from trainer.checkpoint import load_checkpoint, require_classes, save_checkpoint
@@ -26,10 +24,11 @@ from trainer.evaluate import Errors, evaluate
 from trainer.interrupt import stop_request
 from trainer.loop import Totals, Trainer
 from trainer.metrics import Progress, Report
+from trainer.overfit import OverfitFeed, require_images
 from trainer.precision import explain_precision, find_precision, set_float32_products
 from trainer.sinks import Sinks
 from trainer.start import build_model
-from trainer.state import capture, restore
+from trainer.state import ResumableFeed, capture, restore
 from trainer.weight_report import weight_table
 
 LAST_NAME = "last.safetensors"
@@ -44,7 +43,10 @@ class Session:
         dataset = open_dataset(config.shards)
         statistics = read_statistics(config.shards, dataset.fingerprint("train"))
         self.device = find_device(config.device)
-        self.preset = resolve_preset(config, dataset.num_samples("train"))
+        num_images = dataset.num_samples("train")
+        if config.overfit:
+            require_images(config.overfit, num_images)
+        self.preset = resolve_preset(config, config.overfit or num_images)
         self.description = describe(config, self.preset, dataset)
         self.folder = config.folder
         self.metrics = Sinks(self.folder, tensorboard=config.tensorboard)
@@ -60,15 +62,11 @@ class Session:
         claim_folder(self.folder, self.description)
         with ExitStack() as stack:
             stack.callback(self.metrics.close)
-            loaders = {
-                split: stack.enter_context(Loader(self._loader_config(config, split)))
-                for split in ("train", "val")
-            }
-            self.train_loader, self.val_loader = loaders["train"], loaders["val"]
+            self.train_feed, self.val_feed = self._open_feeds(stack)
             self.trainer = Trainer(
                 model=self.model,
                 preset=self.preset,
-                steps_per_epoch=len(self.train_loader),
+                steps_per_epoch=len(self.train_feed),
                 seed=config.seed,
                 precision=precision,
                 micro_batch=config.micro_batch,
@@ -120,27 +118,36 @@ class Session:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _loader_config(self, config: RunConfig, split: str) -> LoaderConfig:
+    def _open_feeds(self, stack: ExitStack) -> tuple[ResumableFeed, Iterable[Batch]]:
+        """What is trained on and what is validated on."""
+        if self.config.overfit:
+            images = Loader(self._loader_config("train", training=False))
+            few = OverfitFeed(images, self.config.overfit)
+            return few, few.whole()
+        train = stack.enter_context(Loader(self._loader_config("train", training=True)))
+        return train, stack.enter_context(Loader(self._loader_config("val", training=False)))
+
+    def _loader_config(self, split: str, *, training: bool) -> LoaderConfig:
         augmentation = self.preset.augmentation
         return LoaderConfig(
-            shards=config.shards,
+            shards=self.config.shards,
             split=split,
             batch_size=self.preset.training.batch_size,
-            seed=config.seed,
-            training=split == "train",
+            seed=self.config.seed,
+            training=training,
             lighting=augmentation.lighting,
             lighting_off_epoch=augmentation.lighting_off_epoch,
             images_per_crop=augmentation.images_per_crop,
-            backend=config.backend,
+            backend=self.config.backend,
             device=self.device.type,
         )
 
     def _run_epoch(self, stop: Callable[[], bool]) -> bool:
         """Trains what is left of the epoch, validates, saves, reports; False where stopped."""
-        num_steps = len(self.train_loader)
+        num_steps = len(self.train_feed)
         title = f"epoch {self.epoch + 1}/{self.num_epochs}"
         terminal = sys.stderr.isatty()
-        self.train_loader.set_epoch(self.epoch)
+        self.train_feed.set_epoch(self.epoch)
         every = self.config.weight_report
         self.trainer.watch_weights = every is not None and (self.epoch + 1) % every == 0
         with Progress(
@@ -149,10 +156,10 @@ class Session:
             first_step=self.trainer.step % num_steps,
             terminal=terminal,
         ) as progress:
-            if not self.trainer.train_epoch(self.train_loader, self.totals, progress, stop):
+            if not self.trainer.train_epoch(self.train_feed, self.totals, progress, stop):
                 return False
         start = time.perf_counter()
-        errors = evaluate(self.trainer.tested_model, self.val_loader)
+        errors = evaluate(self.trainer.tested_model, self.val_feed)
         if not math.isfinite(errors.loss):
             raise FloatingPointError(f"the validation loss after step {self.trainer.step} is NaN")
         self._finish_epoch(errors, time.perf_counter() - start)
@@ -202,7 +209,7 @@ class Session:
             "best_top1_error": self.best_top1_error,
             "totals": vars(self.totals),
         }
-        checkpoint = capture(self.trainer, self.train_loader, self.description, progress)
+        checkpoint = capture(self.trainer, self.train_feed, self.description, progress)
         save_checkpoint(self.folder / name, checkpoint)
 
     def _resume(self, classes: tuple[str, ...]) -> None:
@@ -212,8 +219,8 @@ class Session:
             self.metrics.resume(-1)
             return
         checkpoint = load_checkpoint(path)
-        require_classes(checkpoint, classes, str(self.train_loader.dataset.folder))
-        restore(checkpoint, self.trainer, self.train_loader)
+        require_classes(checkpoint, classes, str(self.train_feed.dataset.folder))
+        restore(checkpoint, self.trainer, self.train_feed)
         progress: dict[str, Any] = checkpoint.progress
         self.epoch = progress["epoch"]
         self.best_top1_error = progress["best_top1_error"]
@@ -223,10 +230,12 @@ class Session:
 
     def _say(self, config: RunConfig, dataset: Dataset) -> None:
         """Prints what the run is about to do."""
-        num_train, num_val = dataset.num_samples("train"), dataset.num_samples("val")
+        num_train, num_val = (
+            config.overfit or dataset.num_samples(split) for split in ("train", "val")
+        )
         training, own = self.preset.training, asked_preset(config).training.batch_size
         lowered = f" (the preset's is {own:,})" if training.batch_size != own else ""
-        loader = self.train_loader
+        loader = self.train_feed
         print(
             f"{self.preset.name}: {training.epochs} epochs of {num_train:,} images in "
             f"{self.model.num_classes} classes, {num_val:,} to validate\n"

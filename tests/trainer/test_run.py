@@ -28,6 +28,7 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--limit-steps",
         "--micro-batch",
         "--out",
+        "--overfit",
         "--precision",
         "--preset",
         "--replace-head",

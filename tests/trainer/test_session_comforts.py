@@ -10,6 +10,7 @@ import torch
 from tests.trainer.test_session import assert_same_run, config, last, metrics, train
 from tests.trainer.test_sinks import age
 from trainer.checkpoint import restore_model
+from trainer.config import RunConfig
 from trainer.evaluate import evaluate
 from trainer.session import Session
 
@@ -67,7 +68,7 @@ def test_the_averaged_weights_are_validated_and_are_what_predicts(
     checkpoint = last(tmp_path)
     assert not torch.equal(checkpoint.ema["fc8.weight"], checkpoint.model["fc8.weight"])
     with Session(config(shard_folder, tmp_path, ema=0.75)) as session:
-        errors = evaluate(restore_model(checkpoint, torch.device("cpu")), session.val_loader)
+        errors = evaluate(restore_model(checkpoint, torch.device("cpu")), session.val_feed)
     assert errors.loss == metrics(tmp_path)[-1]["val_loss"]
 
 
@@ -157,3 +158,48 @@ def test_weights_spoilt_in_the_last_step_before_a_stop_are_not_saved(
         with pytest.raises(ValueError, match="fc8.bias after step 3 is not finite; .* still good"):
             session.run()
     assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+# ---- --overfit ----
+
+
+@pytest.mark.parametrize("preset", ["modern", "paper"])
+def test_an_overfit_run_stopped_anywhere_ends_bit_equal(
+    preset: str, shard_folder: Path, tmp_path: Path
+) -> None:
+    options = {"preset": preset, "overfit": 11, "batch_size": 3}  # three steps, going round
+    assert train(shard_folder, tmp_path / "whole", **options)
+    for limit in (2, 4):
+        assert train(shard_folder, tmp_path / "parts", limit_steps=limit, **options)
+    assert train(shard_folder, tmp_path / "parts", **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    lines = metrics(tmp_path / "whole")
+    assert [(line["step"], line["num_val_images"]) for line in lines] == [(3, 11), (6, 11)]
+
+
+def test_a_few_images_are_learnt_by_heart_and_that_is_told(
+    shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"overfit": 8, "batch_size": 4, "epochs": 12, "width": 1 / 16}
+    train(shard_folder, tmp_path, settings=("dropout=false",), **options)
+    out = capsys.readouterr().out
+    assert "OVERFIT: trains on the first 8 training images over and over" in out
+    assert "of 8 images in 3 classes, 8 to validate" in out
+    errors = [line["top1_error"] for line in metrics(tmp_path)]
+    assert errors[0] > 0 and errors[-1] == 0
+
+
+def test_an_overfit_run_and_an_ordinary_one_do_not_share_a_folder(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    few = RunConfig(shards=shard_folder, overfit=8)
+    assert few.folder == Path("runs/modern-0-overfit-8")
+    train(shard_folder, tmp_path, limit_steps=1)
+    with pytest.raises(ValueError, match="overfit is None, asked for 8"):
+        train(shard_folder, tmp_path, overfit=8, batch_size=8)
+
+
+def test_more_images_than_there_are_are_refused(shard_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--overfit is 40, the training split has 39 images"):
+        train(shard_folder, tmp_path / "run", overfit=40)
+    assert not (tmp_path / "run").exists()
