@@ -37,6 +37,11 @@ class Checkpoint:
     ema: dict[str, Tensor] = field(default_factory=dict)  # by name as in `model`; empty without
     arithmetic: dict[str, Any] = field(default_factory=dict)  # the scale of fp16; empty without
 
+    @property
+    def tested(self) -> dict[str, Tensor]:
+        """Parameters and buffers of what was validated: the averaged ones where there are some."""
+        return self.ema or self.model
+
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes the file whole or not at all; OSError as the file system raises it."""
@@ -102,7 +107,7 @@ def restore_model(checkpoint: Checkpoint, device: torch.device) -> AlexNet:
     config = checkpoint.config
     preset = preset_from_dict(config["preset"])
     model = AlexNet(preset, len(config["classes"]), config["width"])
-    load_model(model, replace(checkpoint, model=checkpoint.ema or checkpoint.model))
+    load_model(model, replace(checkpoint, model=checkpoint.tested))
     return model.place(device).eval()
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from trainer.ema import Ema
 from trainer.layers import random_source
 from trainer.model import AlexNet
-from trainer.presets import MODERN, PAPER, Preset
+from trainer.preset import Preset
+from trainer.presets import MODERN, PAPER
 
 both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str(preset.name))
 DECAY = 0.75
