@@ -88,6 +88,12 @@ def test_a_batch_larger_than_the_training_split_is_refused() -> None:
         ("precision", "fp8"),
         ("width", 0.0),
         ("width", float("nan")),
+        ("micro_batch", 0),
+        ("ema", 1.0),
+        ("ema", float("nan")),
+        ("weight_report", 0),
+        ("limit_steps", 0),
+        ("overfit", -8),
         ("seed", -1),
     ],
 )
