@@ -1,13 +1,14 @@
 """Save and load a run, in one file, atomically: safetensors, with the rest as JSON in its header.
 
 The parameters are those of the single-process network whatever trained them, in plain memory
-order, under `model.<name>`; momentum under `momentum.<name>`. Nothing in the file can run code. A
-CRC-32 of all that, beside the header, tells at loading whether a bit has changed since.
+order, under `model.<name>`; momentum under `momentum.<name>`, the moving average of the
+weights under `ema.<name>`. Nothing in the file can run code. A CRC-32 of all that, beside the
+header, tells at loading whether a bit has changed since.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,20 @@ class Checkpoint:
     schedule: dict[str, Any]
     loader: dict[str, Any]  # position of the next batch
     made_by: dict[str, Any]  # versions, backend; told, never compared
+    ema: dict[str, Tensor] = field(default_factory=dict)  # by name as in `model`; empty without
+    arithmetic: dict[str, Any] = field(default_factory=dict)  # the scale of fp16; empty without
+
+    @property
+    def tested(self) -> dict[str, Tensor]:
+        """Parameters and buffers of what was validated: the averaged ones where there are some."""
+        return self.ema or self.model
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes the file whole or not at all; OSError as the file system raises it."""
     tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.items()}
     tensors |= {f"momentum.{name}": tensor for name, tensor in checkpoint.momentum.items()}
+    tensors |= {f"ema.{name}": tensor for name, tensor in checkpoint.ema.items()}
     header = {
         "format_version": FORMAT_VERSION,
         "config": checkpoint.config,
@@ -51,6 +60,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "schedule": checkpoint.schedule,
         "loader": checkpoint.loader,
         "made_by": checkpoint.made_by,
+        "arithmetic": checkpoint.arithmetic,
     }
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header, allow_nan=False)
@@ -81,6 +91,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         model=_part(tensors, "model."),
         momentum=_part(tensors, "momentum."),
+        ema=_part(tensors, "ema."),
         **{name: value for name, value in header.items() if name != "format_version"},
     )
 
@@ -116,11 +127,11 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def restore_model(checkpoint: Checkpoint, device: torch.device) -> AlexNet:
-    """The checkpoint's network, ready to predict on `device`."""
+    """The checkpoint's network, ready to predict on `device`; with the averaged weights if any."""
     config = checkpoint.config
     preset = preset_from_dict(config["preset"])
     model = AlexNet(preset, len(config["classes"]), config["width"])
-    load_model(model, checkpoint)
+    load_model(model, replace(checkpoint, model=checkpoint.tested))
     return model.place(device).eval()
 
 

@@ -14,12 +14,13 @@ from pipeline.atomic import write_whole
 from pipeline.loader_config import require_stage
 from pipeline.manifest import Dataset
 from pipeline.order import Window
+from trainer.ema import require_decay
 from trainer.override import override, parse_settings, read_config
+from trainer.precision import PRECISIONS
 from trainer.preset import LayerRate, Preset
 from trainer.presets import find_preset
 
 CONFIG_NAME = "config.json"
-PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cuda", "cpu")
 
 
@@ -42,13 +43,26 @@ class RunConfig:
     stage_dir: Path | None = None
     stage_bytes: int | None = None
     precision: str = "auto"
+    micro_batch: int | None = None  # images per forward and backward pass; None: the batch
+    ema: float | None = None  # decay of the moving average of the weights; None: there is none
+    weight_report: int | None = None  # epochs between two tables of weights; None: none
+    tensorboard: bool = False
+    limit_steps: int | None = None  # of the whole run
+    overfit: int | None = None  # training images that stand for both splits
     seed: int = 0
-    out: Path | None = None  # runs/PRESET-SEED
+    out: Path | None = None  # runs/PRESET-SEED, with --overfit N runs/PRESET-SEED-overfit-N
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
         require_stage(self.shards, self.stage_dir, self.stage_bytes)
-        for flag, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size)):
+        for flag, value in (
+            ("--epochs", self.epochs),
+            ("--batch-size", self.batch_size),
+            ("--micro-batch", self.micro_batch),
+            ("--weight-report", self.weight_report),
+            ("--limit-steps", self.limit_steps),
+            ("--overfit", self.overfit),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"{flag} is {value}, must be at least 1")
         for flag, name, choices in (
@@ -61,13 +75,16 @@ class RunConfig:
             raise ValueError(f"--width is {self.width}, must be more than 0 and at most 16")
         if self.replace_head and self.init_from is None:
             raise ValueError("--replace-head goes with --init-from CHECKPOINT only")
+        if self.ema is not None:
+            require_decay(self.ema)
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, must be at least 0")
 
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.out or Path("runs") / f"{self.preset}-{self.seed}"
+        overfit = f"-overfit-{self.overfit}" if self.overfit else ""
+        return self.out or Path("runs") / f"{self.preset}-{self.seed}{overfit}"
 
 
 def find_device(name: str) -> torch.device:
@@ -76,13 +93,6 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise ValueError("--device cuda: PyTorch sees no GPU here; use --device cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and there) else "cpu")
-
-
-def find_precision(name: str, preset: Preset, device: torch.device) -> str:
-    """`auto` is the preset's own on a GPU, fp32 on a CPU (bf16 is emulated on most)."""
-    if name != "auto":
-        return name
-    return preset.training.precision if device.type == "cuda" else "fp32"
 
 
 def default_batch_size(preset: Preset, num_images: int) -> int:
@@ -145,11 +155,15 @@ def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, A
     """All that makes a run what it is, JSON-able: two runs of the same description are the same.
 
     Not the device, the backend, the place of the shards or where they are staged: a run may move.
+    The micro-batch only where batch norm sees it.
     """
     description = {
         "preset": preset.to_dict(),
         "width": config.width,
         "precision": config.precision,
+        "micro_batch": config.micro_batch if preset.network.norm == "batch" else None,
+        "ema": config.ema,
+        "overfit": config.overfit,
         "seed": config.seed,
         "window": config.window,
         "classes": list(dataset.classes),
@@ -167,6 +181,22 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(f"--init-from {path} cannot be read: {error.strerror}") from error
+
+
+def notes(config: RunConfig, preset: Preset) -> list[str]:
+    """What is out of the ordinary in a run, a line each, for its beginning."""
+    lines = []
+    if config.overfit:
+        lines.append(
+            f"OVERFIT: trains on the first {config.overfit:,} training images over and over, "
+            f"without augmentation; errors are over these images and should fall to 0"
+        )
+    if config.micro_batch:
+        sees = "; batch norm sees one at a time" if preset.network.norm == "batch" else ""
+        lines.append(f"micro-batches of {config.micro_batch:,} images{sees}")
+    if config.ema is not None:
+        lines.append(f"errors are of the weights averaged with decay {config.ema:g}")
+    return lines
 
 
 def claim_folder(folder: Path, description: dict[str, Any]) -> None:

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from trainer.preset import LayerRate, Preset, Training
 
 
-def build_optimizer(model: nn.Module, preset: Preset) -> torch.optim.SGD:
+def build_optimizer(
+    model: nn.Module, preset: Preset, *, fused: bool = False
+) -> torch.optim.SGD:
     """SGD with the preset's momentum and weight decay; its rates are set before each step.
 
     Its groups, by `name`: "matrices" (and kernels) and "vectors" (biases and the parameters of
     batch norm), and two of its own for each layer with a rate of its own, such as
     "conv1.vectors". Each knows its `layer` ("" for the rest) and the `factor` of its kind.
+    fused: all in one kernel, which knows of scaled gradients.
     """
     training = preset.training
     own = {rate.layer for rate in training.layer_rates}
@@ -36,6 +39,7 @@ def build_optimizer(model: nn.Module, preset: Preset) -> torch.optim.SGD:
         lr=training.learning_rate,
         momentum=training.momentum,
         nesterov=training.nesterov,
+        fused=fused or None,
     )
 
 

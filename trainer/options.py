@@ -10,7 +10,8 @@ from pipeline.backends import BACKENDS
 from pipeline.byte_size import ByteSize
 from pipeline.locations import Location
 from pipeline.order import Window
-from trainer.config import DEVICES, PRECISIONS
+from trainer.config import DEVICES
+from trainer.precision import PRECISIONS
 from trainer.presets import PRESETS
 
 Command = Callable[..., Any]
@@ -18,7 +19,7 @@ Command = Callable[..., Any]
 
 def run_options(command: Command) -> Command:
     """Adds every option of a run to a click command, in the order of its help."""
-    return _with_options(command, [*RECIPE, *FEEDING, *STAGING, *MACHINE])
+    return _with_options(command, [*RECIPE, *FEEDING, *STAGING, *MACHINE, *COMFORTS])
 
 
 def staging_options(command: Command) -> Command:
@@ -104,7 +105,8 @@ RECIPE = (
     click.option(
         "--out",
         type=click.Path(path_type=Path),
-        help="Run folder.  [default: runs/PRESET-SEED]",
+        help="Run folder.  [default: runs/PRESET-SEED, with --overfit N "
+        "runs/PRESET-SEED-overfit-N]",
     ),
 )
 FEEDING = (
@@ -144,6 +146,45 @@ MACHINE = (
         "--precision",
         type=click.Choice(PRECISIONS),
         default="auto",
-        help="Of the step's arithmetic; auto: the preset's on a GPU, fp32 on a CPU.",
+        help="Of the step's arithmetic; weights are always kept in fp32. fp16 scales the loss; "
+        "tf32 rounds the factors of products on a GPU, and is fp32 on a CPU. auto: the preset's "
+        "on a GPU, fp32 on a CPU.",
+    ),
+)
+COMFORTS = (
+    click.option(
+        "--micro-batch",
+        type=int,
+        help="Images per forward and backward pass, where a whole batch does not fit in memory; "
+        "the step is that of the whole batch, but batch norm sees one micro-batch at a time.  "
+        "[default: the batch]",
+    ),
+    click.option(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="Keep a moving average of the weights over about 1 / (1 - DECAY) steps, such as "
+        "0.999; it is what is validated, and what prediction takes.  [default: off]",
+    ),
+    click.option(
+        "--weight-report",
+        type=int,
+        metavar="EPOCHS",
+        help="Every so many epochs, tell each layer's mean |w|, that of its last step, and their "
+        "ratio.  [default: off]",
+    ),
+    click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard too."),
+    click.option(
+        "--limit-steps",
+        type=int,
+        help="Stop with a checkpoint once the run has made so many steps; without it the same "
+        "command goes on.  [default: no limit]",
+    ),
+    click.option(
+        "--overfit",
+        type=int,
+        metavar="IMAGES",
+        help="Sanity check: train on the first so many training images over and over, without "
+        "augmentation, and validate on them; the errors should fall to 0.  [default: off]",
     ),
 )

@@ -15,7 +15,7 @@ Init = Literal["normal", "kaiming"]
 Mean = Literal["image-at-crop", "image-centre", "channel"]
 Lighting = Literal["variance", "std", "off"]
 Schedule = Literal["plateau", "steps", "cosine"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5")
 LAYERS = ("conv1", *REMOVABLE, "conv6", "fc6", "fc7", "fc8")

@@ -44,10 +44,12 @@ def load_pretrained(
 ) -> None:
     """Copies a checkpoint's weights and normalisation into a network that was just initialised.
 
-    With `replace_head` the last layer, and so the classes, stay the network's own. ValueError
-    naming what differs where the checkpoint is of another network, mean, width or classes.
+    The averaged weights where the other run kept them. With `replace_head` the last layer, and so
+    the classes, stay the network's own. ValueError naming what differs where the checkpoint is of
+    another network, mean, width or classes.
     """
     checkpoint = load_checkpoint(path)
+    checkpoint = dataclasses.replace(checkpoint, model=checkpoint.tested)
     if different := differences(_network(checkpoint.config), _own_network(model)):
         raise ValueError(
             f"--init-from {path} is another network: {'; '.join(different)}. Ask for the same "

@@ -77,6 +77,28 @@ def test_the_checkpoint_alone_gives_the_network_with_its_normalisation(
     assert torch.equal(model(batch.images, batch.crop, None), expected)
 
 
+def with_average(saved: Checkpoint) -> Checkpoint:
+    """As of a run in fp16 that averages its weights."""
+    average = {name: tensor * 2 for name, tensor in saved.model.items()}
+    return dataclasses.replace(saved, ema=average, arithmetic={"scale": 2.0**-3})
+
+
+def test_the_average_and_the_scale_come_back(tmp_path: Path) -> None:
+    saved = with_average(trained())
+    save_checkpoint(tmp_path / "a.safetensors", saved)
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    assert loaded.ema.keys() == saved.model.keys() and loaded.arithmetic == {"scale": 0.125}
+    for name, tensor in saved.model.items():
+        assert torch.equal(loaded.ema[name], tensor * 2)
+        assert torch.equal(loaded.model[name], tensor)
+
+
+def test_the_network_of_a_run_that_averages_is_the_average() -> None:
+    saved = with_average(trained())
+    model = restore_model(saved, torch.device("cpu"))
+    assert torch.equal(model.fc8.weight, saved.ema["fc8.weight"])
+
+
 def test_the_file_is_a_plain_header_and_numbers_in_canonical_order(tmp_path: Path) -> None:
     """Read by hand, without pickle: JSON header, then the kernel in (out, in, y, x) order."""
     saved = trained()

@@ -14,11 +14,10 @@ from trainer.config import (
     default_batch_size,
     differences,
     find_device,
-    find_precision,
     resolve_preset,
 )
 from trainer.override import override
-from trainer.presets import KRIZ2012, MODERN, PAPER
+from trainer.presets import KRIZ2012, MODERN
 
 DESCRIPTION: dict[str, Any] = {
     "preset": {"name": "modern", "epochs": 90},
@@ -89,6 +88,12 @@ def test_a_batch_larger_than_the_training_split_is_refused() -> None:
         ("precision", "fp8"),
         ("width", 0.0),
         ("width", float("nan")),
+        ("micro_batch", 0),
+        ("ema", 1.0),
+        ("ema", float("nan")),
+        ("weight_report", 0),
+        ("limit_steps", 0),
+        ("overfit", -8),
         ("seed", -1),
     ],
 )
@@ -100,14 +105,6 @@ def test_an_option_out_of_bounds_is_refused_by_its_flag(option: str, value: Any)
 def test_the_run_folder_is_named_after_preset_and_seed() -> None:
     assert config(preset="paper", seed=3).folder == Path("runs/paper-3")
     assert config(out=Path("here")).folder == Path("here")
-
-
-def test_precision_auto_is_the_presets_on_a_gpu_and_fp32_on_a_cpu() -> None:
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert find_precision("auto", MODERN, gpu) == "bf16"
-    assert find_precision("auto", PAPER, gpu) == "fp32"
-    assert find_precision("auto", MODERN, cpu) == "fp32"
-    assert find_precision("bf16", MODERN, cpu) == "bf16"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

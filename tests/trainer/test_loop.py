@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ def make_trainer(
     steps_per_epoch: int = 6,
     precision: str = "fp32",
     learning_rate: float = 0.001,
+    **comforts: Any,
 ) -> Trainer:
     preset = override(preset, {"learning_rate": learning_rate})
     model = AlexNet(preset, 3, 1 / 16)
@@ -39,6 +41,7 @@ def make_trainer(
         steps_per_epoch=steps_per_epoch,
         seed=0,
         precision=precision,
+        **comforts,
     )
 
 

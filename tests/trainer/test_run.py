@@ -22,9 +22,13 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--batch-size",
         "--config",
         "--device",
+        "--ema",
         "--epochs",
         "--init-from",
+        "--limit-steps",
+        "--micro-batch",
         "--out",
+        "--overfit",
         "--precision",
         "--preset",
         "--replace-head",
@@ -35,6 +39,8 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--stage-bytes",
         "--stage-dir",
         "--summary",
+        "--tensorboard",
+        "--weight-report",
         "--width",
         "--window",
     ]
@@ -123,4 +129,5 @@ def test_it_trains_from_another_folder_as_a_file(shard_folder: Path, tmp_path: P
     assert "batch 4 (the preset's is 1,024), learning rate 0.005" in result.stdout
     assert "epoch 1/1: train loss" in result.stdout.splitlines()[-1]
     files = {path.name for path in (tmp_path / "runs" / "modern-0").iterdir()}
-    assert files == {"config.json", "metrics.jsonl", "last.safetensors", "best.safetensors"}
+    metrics = {"metrics.jsonl", "metrics.csv"}
+    assert files == {"config.json", "last.safetensors", "best.safetensors"} | metrics

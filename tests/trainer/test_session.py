@@ -45,11 +45,13 @@ def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def assert_same_run(one: Path, other: Path) -> None:
     """Bit-equal weights, statistics and momentum; equal position, schedule and metrics."""
     first, second = last(one), last(other)
-    for ours, theirs in ((first.model, second.model), (first.momentum, second.momentum)):
+    for part in ("model", "momentum", "ema"):
+        ours, theirs = getattr(first, part), getattr(second, part)
         assert ours.keys() == theirs.keys()
         for name, tensor in ours.items():
             assert torch.equal(tensor, theirs[name]), name
     assert first.schedule == second.schedule and first.loader == second.loader
+    assert first.arithmetic == second.arithmetic
     assert timeless(metrics(one)) == timeless(metrics(other))
 
 
@@ -201,7 +203,7 @@ def test_a_run_from_staged_shards_is_the_run_from_local_ones(
 
 def test_a_window_is_part_of_the_run(shard_folder: Path, tmp_path: Path) -> None:
     with Session(config(shard_folder, tmp_path, window=2)) as session:
-        assert session.train_loader.config.window == 2
+        assert session.train_feed.config.window == 2
     with pytest.raises(ValueError, match="window is 2, asked for 'all'"):
         train(shard_folder, tmp_path)
 

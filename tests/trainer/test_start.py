@@ -49,6 +49,15 @@ def test_weights_and_mean_are_those_of_the_checkpoint(path: Path) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
+def test_a_run_that_averaged_gives_the_averaged_weights(path: Path) -> None:
+    saved = load_checkpoint(path)
+    average = {name: tensor / 2 for name, tensor in saved.model.items()}
+    save_checkpoint(path, dataclasses.replace(saved, ema=average))
+    model = star()
+    load_pretrained(model, path, CLASSES, replace_head=False)
+    assert torch.equal(model.fc6.weight, saved.model["fc6.weight"] / 2)
+
+
 @pytest.mark.parametrize("num_classes", [3, 7])
 def test_a_replaced_head_is_the_one_drawn_for_the_new_classes(
     num_classes: int, path: Path
