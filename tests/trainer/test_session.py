@@ -203,7 +203,7 @@ def test_a_run_from_staged_shards_is_the_run_from_local_ones(
 
 def test_a_window_is_part_of_the_run(shard_folder: Path, tmp_path: Path) -> None:
     with Session(config(shard_folder, tmp_path, window=2)) as session:
-        assert session.train_feed.config.window == 2
+        assert session.train_feed.state_dict()["window"] == 2
     with pytest.raises(ValueError, match="window is 2, asked for 'all'"):
         train(shard_folder, tmp_path)
 
