@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.draws import CROP_PX
 from trainer.checkpoint import Checkpoint, restore_model
 from trainer.evaluate import CENTRE_VIEW
-from trainer.layers import ResponseNorm, random_source
+from trainer.layers import MapResponseNorm, ResponseNorm, random_source
 from trainer.model import AlexNet
 
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
@@ -45,7 +45,7 @@ class Standalone(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).eval()
         for name, layer in model.named_children():
-            if isinstance(layer, ResponseNorm):
+            if isinstance(layer, ResponseNorm | MapResponseNorm):
                 setattr(self.model, name, PlainResponseNorm(layer))
         self.register_buffer("crop", torch.tensor(CENTRE_VIEW))  # of one image, stands for all
 
@@ -58,19 +58,26 @@ class Standalone(nn.Module):
 class PlainResponseNorm(nn.Module):
     """A response norm without the gradient of its own, which has no name in ONNX."""
 
-    def __init__(self, layer: ResponseNorm) -> None:
+    def __init__(self, layer: ResponseNorm | MapResponseNorm) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, channels, height, width)."""
-        layer, sums = self.layer, []
-        reach = layer.size // 2
-        for column in x.square().chunk(layer.columns, 1):
-            padded = F.pad(column, (0, 0, 0, 0, reach, reach))
-            shifted = [padded[:, i : i + column.shape[1]] for i in range(layer.size)]
-            sums.append(torch.stack(shifted).sum(0))
-        return x * (layer.k + layer.alpha * torch.cat(sums, 1)) ** -layer.beta
+        layer = self.layer
+        if isinstance(layer, ResponseNorm):
+            columns = x.square().chunk(layer.columns, 1)
+            sums = torch.cat([channel_sum(column, layer.size) for column in columns], 1)
+        else:
+            sums = F.avg_pool2d(x.square(), layer.size, 1, layer.size // 2) * layer.size**2
+        return x * (layer.k + layer.alpha * sums) ** -layer.beta
+
+
+def channel_sum(x: Tensor, size: int) -> Tensor:
+    """Each channel's sum over the `size` channels around it, zeros outside; shaped like x."""
+    reach = size // 2
+    padded = F.pad(x, (0, 0, 0, 0, reach, reach))
+    return torch.stack([padded[:, i : i + x.shape[1]] for i in range(size)]).sum(0)
 
 
 def require_onnx() -> None:

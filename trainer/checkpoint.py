@@ -19,12 +19,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.atomic import write_whole
+from trainer.config import differences
 from trainer.model import AlexNet
 from trainer.override import preset_from_dict
 
 FORMAT_VERSION = 2  # 2: preset by owner, rates by group
 HEADER_KEY = "fullfeed"
 CRC_KEY = "crc32"
+INITIAL_FIELDS = ("init", "init_std", "deep_init_std", "ones_biases")  # of no use to a trained one
 MEND = "take another checkpoint, or delete it and train again: trainer/run.py --shards DIR"
 
 
@@ -136,19 +138,50 @@ def restore_model(checkpoint: Checkpoint, device: torch.device) -> AlexNet:
 
 
 def load_model(model: AlexNet, checkpoint: Checkpoint) -> None:
-    """Copies the checkpoint's parameters and buffers in; ValueError naming what does not fit."""
+    """Copies the checkpoint's parameters and buffers in.
+
+    ValueError naming what differs where they are of another network: all that its configuration
+    says, also what no shape shows (an activation, a response norm); else the first shape.
+    """
+    if different := network_differences(checkpoint, model):
+        raise ValueError(f"the checkpoint is of another network: {'; '.join(different)}")
+    load_tensors(model, checkpoint.model)
+
+
+def load_tensors(model: AlexNet, tensors: Mapping[str, Tensor]) -> None:
+    """Copies parameters and buffers in; ValueError naming the first whose shape does not fit."""
     wanted = model.state_dict()
-    for name in sorted(wanted.keys() | checkpoint.model.keys()):
+    for name in sorted(wanted.keys() | tensors.keys()):
         found, expected = (
-            tuple(tensors[name].shape) if name in tensors else "none"
-            for tensors in (checkpoint.model, wanted)
+            tuple(state[name].shape) if name in state else "none" for state in (tensors, wanted)
         )
         if found != expected:
             raise ValueError(
                 f"checkpoint and network differ: {name} has shape {found} in the checkpoint, "
                 f"{expected} in the network"
             )
-    model.load_state_dict(checkpoint.model)
+    model.load_state_dict(tensors)
+
+
+def network_differences(
+    checkpoint: Checkpoint, model: AlexNet, *, new_head: bool = False
+) -> list[str]:
+    """What a checkpoint's network and a model differ in, once its weights are no longer initial.
+
+    new_head: the last layer, and with it the number of classes, does not matter.
+    """
+    config = checkpoint.config
+    own = _network(config["preset"], config["width"])
+    asked = _network(model.preset.to_dict(), model.width)
+    if not new_head:
+        own["num_classes"], asked["num_classes"] = len(config["classes"]), model.num_classes
+    return differences(own, asked)
+
+
+def _network(preset: Mapping[str, Any], width: float) -> dict[str, Any]:
+    network = {k: v for k, v in preset["network"].items() if k not in INITIAL_FIELDS}
+    mean = preset["augmentation"]["mean"]
+    return {"network": network, "augmentation": {"mean": mean}, "width": width}
 
 
 def require_classes(

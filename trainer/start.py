@@ -1,6 +1,5 @@
 """A network at its first step: its weights drawn, or those of another run (paper §6.1, CNN*)."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,17 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.moments import Statistics
-from trainer.checkpoint import Checkpoint, load_checkpoint, load_model
+from trainer.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_tensors,
+    network_differences,
+)
 from trainer.config import RunConfig, differences
 from trainer.model import AlexNet
 from trainer.preset import Preset
 
 HEAD = "fc8."
-OF_NO_EFFECT = ("init", "init_std", "deep_init_std", "ones_biases")  # on weights that are loaded
 
 
 def build_model(
@@ -49,30 +52,18 @@ def load_pretrained(
     another network, mean, width or classes.
     """
     checkpoint = load_checkpoint(path)
-    checkpoint = dataclasses.replace(checkpoint, model=checkpoint.tested)
-    if different := differences(_network(checkpoint.config), _own_network(model)):
+    if different := network_differences(checkpoint, model, new_head=True):
         raise ValueError(
             f"--init-from {path} is another network: {'; '.join(different)}. Ask for the same "
             f"with --preset, --config, --set and --width"
         )
+    tensors = dict(checkpoint.tested)
     if not replace_head:
         _require_classes(checkpoint, classes, path)
     else:
-        own = {name: value for name, value in model.state_dict().items() if name.startswith(HEAD)}
-        checkpoint = dataclasses.replace(checkpoint, model=checkpoint.model | own)
-    load_model(model, checkpoint)
-
-
-def _network(config: dict[str, Any]) -> dict[str, Any]:
-    """What the function of a run's network depends on, besides its weights and classes."""
-    preset = config["preset"]
-    network = {k: v for k, v in preset["network"].items() if k not in OF_NO_EFFECT}
-    mean = preset["augmentation"]["mean"]
-    return {"network": network, "augmentation": {"mean": mean}, "width": config["width"]}
-
-
-def _own_network(model: AlexNet) -> dict[str, Any]:
-    return _network({"preset": model.preset.to_dict(), "width": model.width})
+        state = model.state_dict()
+        tensors |= {name: value for name, value in state.items() if name.startswith(HEAD)}
+    load_tensors(model, tensors)
 
 
 def _require_classes(checkpoint: Checkpoint, classes: tuple[str, ...], path: Path) -> None:

@@ -22,6 +22,13 @@ def other_folder(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return train(shard_folder, folder, preset="paper", width=1 / 16)
 
 
+@pytest.fixture(scope="session")
+def kriz2012_folder(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the network that has every kind of layer."""
+    folder = tmp_path_factory.mktemp("run") / "kriz2012"
+    return train(shard_folder, folder, preset="kriz2012", width=1 / 32)
+
+
 def train(shards: Path, folder: Path, **options: Any) -> Path:
     """Trains for an epoch; returns the run folder."""
     config = RunConfig(

@@ -26,7 +26,11 @@ from trainer.checkpoint import Checkpoint, load_checkpoint, restore_model
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", params=["run_folder", "other_folder"], ids=["modern", "paper"])
+@pytest.fixture(
+    scope="module",
+    params=["run_folder", "other_folder", "kriz2012_folder"],
+    ids=["modern", "paper", "kriz2012"],
+)
 def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     folder: Path = request.getfixturevalue(request.param)
     return load_checkpoint(folder / "last.safetensors")
