@@ -14,8 +14,9 @@ from pipeline.loader import Batch
 from pipeline.waits import Waits
 from trainer.metrics import Progress
 from trainer.model import AlexNet
-from trainer.optimizer import build_optimizer, build_schedule, set_learning_rate
-from trainer.presets import Preset
+from trainer.optimizer import build_optimizer, set_learning_rates
+from trainer.preset import Preset
+from trainer.schedule import build_schedule
 
 
 class Feed(Protocol):
@@ -68,6 +69,7 @@ class Trainer:
         self.model, self.preset, self.seed, self.precision = model, preset, seed, precision
         self.optimizer = build_optimizer(model, preset)
         self.schedule = build_schedule(preset, steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch
         self.step = 0
         self._unread: list[Tensor] = []  # losses of the last steps, scalars on the device
 
@@ -103,15 +105,14 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Tensor:
         """One step of gradient descent; returns the batch's mean loss, a scalar on the device."""
-        set_learning_rate(
-            self.optimizer,
-            self.schedule.rate(self.step),
-            rescale_momentum=self.preset.rescale_momentum,
-        )
+        epoch = self.step // self.steps_per_epoch
+        rate = self.schedule.rate(self.step)
+        set_learning_rates(self.optimizer, rate, epoch, self.preset.training)
         device = batch.images.device
+        divisor = self.preset.augmentation.divisor(epoch)
         masks = self.model.dropout_masks(self.seed, self.step, len(batch.labels), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.model(batch.images, batch.crop, masks)
+            logits = self.model(batch.images, batch.crop, masks, divisor)
         loss = F.cross_entropy(logits.float(), batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without annotations

@@ -1,5 +1,6 @@
 """One run from its options to its last epoch: build the parts, resume, train, save, report."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -7,12 +8,10 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.loader import Loader, LoaderConfig
-from pipeline.moments import Statistics, read_statistics
+from pipeline.moments import read_statistics
 from pipeline.manifest import Dataset, open_dataset
 from trainer.checkpoint import (
     Checkpoint,
@@ -23,6 +22,7 @@ from trainer.checkpoint import (
 )
 from trainer.config import (
     RunConfig,
+    asked_preset,
     claim_folder,
     describe,
     find_device,
@@ -33,9 +33,8 @@ from trainer.evaluate import Errors, evaluate
 from trainer.interrupt import stop_request
 from trainer.loop import Totals, Trainer
 from trainer.metrics import MetricsFile, Progress, Report
-from trainer.model import AlexNet
-from trainer.optimizer import load_momentum, momentum_state
-from trainer.presets import Preset, find_preset
+from trainer.optimizer import learning_rates, load_momentum, momentum_state
+from trainer.start import build_model
 
 LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
@@ -56,7 +55,7 @@ class Session:
         self.totals = Totals()
         self.epoch = 0  # finished epochs
         self.best_top1_error = 2.0  # worse than any
-        self.model = build_model(self.preset, len(dataset.classes), config, statistics)
+        self.model = build_model(self.preset, dataset.classes, config, statistics)
         self.model.place(self.device)
         claim_folder(self.folder, self.description)
         with ExitStack() as stack:
@@ -72,7 +71,7 @@ class Session:
                 seed=config.seed,
                 precision=find_precision(config.precision, self.preset, self.device),
             )
-            self._say(dataset)
+            self._say(config, dataset)
             self._resume(dataset.classes)
             self._loaders = stack.pop_all()
 
@@ -81,10 +80,10 @@ class Session:
 
         ValueError where the loss is no longer finite; the last checkpoint stays.
         """
-        if self.epoch >= self.preset.epochs:
-            print(f"{self.folder}: all {self.preset.epochs} epochs are done; nothing to do")
+        if self.epoch >= self.num_epochs:
+            print(f"{self.folder}: all {self.num_epochs} epochs are done; nothing to do")
         with stop_request() as stop:
-            while self.epoch < self.preset.epochs:
+            while self.epoch < self.num_epochs:
                 try:
                     finished = self._run_epoch(stop)
                 except FloatingPointError as error:
@@ -94,6 +93,11 @@ class Session:
                     print(f"stopped after step {self.trainer.step}; the same command resumes")
                     return False
         return True
+
+    @property
+    def num_epochs(self) -> int:
+        """Of the whole run."""
+        return self.preset.training.epochs
 
     def close(self) -> None:
         """Ends the loaders' threads."""
@@ -106,21 +110,27 @@ class Session:
         self.close()
 
     def _loader_config(self, config: RunConfig, split: str) -> LoaderConfig:
+        augmentation = self.preset.augmentation
         return LoaderConfig(
             shards=config.shards,
             split=split,
-            batch_size=self.preset.batch_size,
+            batch_size=self.preset.training.batch_size,
             seed=config.seed,
             training=split == "train",
-            lighting=self.preset.lighting,
+            window=config.window,
+            lighting=augmentation.lighting,
+            lighting_off_epoch=augmentation.lighting_off_epoch,
+            images_per_crop=augmentation.images_per_crop,
             backend=config.backend,
+            stage_dir=config.stage_dir,
+            stage_bytes=config.stage_bytes,
             device=self.device.type,
         )
 
     def _run_epoch(self, stop: Callable[[], bool]) -> bool:
         """Trains what is left of the epoch, validates, saves, reports; False where stopped."""
         num_steps = len(self.train_loader)
-        title = f"epoch {self.epoch + 1}/{self.preset.epochs}"
+        title = f"epoch {self.epoch + 1}/{self.num_epochs}"
         terminal = sys.stderr.isatty()
         self.train_loader.set_epoch(self.epoch)
         with Progress(
@@ -133,7 +143,7 @@ class Session:
                 return False
         start = time.perf_counter()
         errors = evaluate(self.model, self.val_loader)
-        if not np.isfinite(errors.loss):
+        if not math.isfinite(errors.loss):
             raise FloatingPointError(f"the validation loss after step {self.trainer.step} is NaN")
         self._finish_epoch(errors, time.perf_counter() - start)
         return True
@@ -167,14 +177,14 @@ class Session:
             self._save(BEST_NAME)
         self.metrics.append(report)
         self._save(LAST_NAME)
-        print(report.line(self.preset.epochs), flush=True)
+        print(report.line(self.num_epochs), flush=True)
 
     def _diverged(self, error: FloatingPointError) -> str:
         last = self.folder / LAST_NAME
         kept = f"{last} is still good" if last.exists() else "no checkpoint was written yet"
         return (
-            f"training diverged: {error}; {kept}. Try a smaller learning rate: a smaller "
-            f"--batch-size, with another --out"
+            f"training diverged: {error}; {kept}. Try a smaller learning rate, such as --set "
+            f"learning_rate={self.preset.training.learning_rate / 3:.2g}, with another --out"
         )
 
     def _save(self, name: str) -> None:
@@ -185,7 +195,7 @@ class Session:
             progress={
                 "epoch": self.epoch,
                 "step": self.trainer.step,
-                "learning_rate": self.trainer.optimizer.param_groups[0]["lr"],
+                "learning_rates": learning_rates(self.trainer.optimizer),
                 "best_top1_error": self.best_top1_error,
                 "totals": vars(self.totals),
             },
@@ -212,7 +222,7 @@ class Session:
         load_model(self.model, checkpoint)
         progress: dict[str, Any] = checkpoint.progress
         load_momentum(
-            self.model, self.trainer.optimizer, checkpoint.momentum, progress["learning_rate"]
+            self.model, self.trainer.optimizer, checkpoint.momentum, progress["learning_rates"]
         )
         self.trainer.schedule.load_state_dict(checkpoint.schedule)
         self.trainer.step = progress["step"]
@@ -223,32 +233,17 @@ class Session:
         self.metrics.drop_after(self.trainer.step)
         print(f"resuming {path}: {self.epoch} epochs done, {self.trainer.step} steps")
 
-    def _say(self, dataset: Dataset) -> None:
+    def _say(self, config: RunConfig, dataset: Dataset) -> None:
         """Prints what the run is about to do."""
         num_train, num_val = dataset.num_samples("train"), dataset.num_samples("val")
-        preset, own = self.preset, find_preset(self.preset.name).batch_size
-        lowered = f" (the preset's is {own:,})" if preset.batch_size != own else ""
+        training, own = self.preset.training, asked_preset(config).training.batch_size
+        lowered = f" (the preset's is {own:,})" if training.batch_size != own else ""
         loader = self.train_loader
         print(
-            f"{preset.name}: {preset.epochs} epochs of {num_train:,} images in "
+            f"{self.preset.name}: {training.epochs} epochs of {num_train:,} images in "
             f"{self.model.num_classes} classes, {num_val:,} to validate\n"
-            f"batch {preset.batch_size:,}{lowered}, learning rate {preset.learning_rate:g}, "
+            f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
             f"{self.trainer.precision} on {self.device.type}\n"
             f"loader: {loader.backend} ({loader.backend_reason}); run folder: {self.folder}",
             flush=True,
         )
-
-
-def build_model(
-    preset: Preset, num_classes: int, config: RunConfig, statistics: Statistics
-) -> AlexNet:
-    """The network at its first step: initial weights of the seed, normalisation of the shards."""
-    model = AlexNet(preset, num_classes, config.width)
-    model.initialise(config.seed)
-    mean = statistics.mean_image if preset.mean == "image-at-crop" else statistics.mean
-    model.normalise.fill(_tensor(mean), _tensor(statistics.std))
-    return model
-
-
-def _tensor(values: NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(values.astype(np.float32))

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from trainer.checkpoint import (
 from trainer.loop import Trainer
 from trainer.model import AlexNet
 from trainer.optimizer import momentum_state
+from trainer.override import override
 from trainer.presets import MODERN, PAPER, Preset
 
 both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str(preset.name))
@@ -82,7 +84,7 @@ def test_the_file_is_a_plain_header_and_numbers_in_canonical_order(tmp_path: Pat
     data = (tmp_path / "a.safetensors").read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
-    assert set(header.pop("__metadata__")) == {"fullfeed"}
+    assert set(header.pop("__metadata__")) == {"fullfeed", "crc32"}
     prefixes = {name.split(".")[0] for name in header}
     assert prefixes == {"model", "momentum"}
     entry = header["model.conv2.weight"]
@@ -101,6 +103,22 @@ def test_a_truncated_file_is_refused_by_name(share: float, tmp_path: Path) -> No
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(ValueError, match=r"last\.safetensors is no whole safetensors file"):
         load_checkpoint(path)
+
+
+def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
+    """In the tensors, in the configuration, in the file's own header: never loaded as if whole."""
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, trained())
+    data = path.read_bytes()
+    header_bytes = 8 + int.from_bytes(data[:8], "little")
+    rng = np.random.default_rng(0)
+    positions = [*rng.integers(0, header_bytes, 150), *rng.integers(header_bytes, len(data), 50)]
+    for position in positions:
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"last\.safetensors"):
+            load_checkpoint(path)
 
 
 def test_an_absent_or_foreign_file_is_refused_by_name(tmp_path: Path) -> None:
@@ -135,7 +153,7 @@ def test_a_checkpoint_of_another_width_or_class_count_is_refused_by_layer() -> N
     with pytest.raises(ValueError, match="conv1.bias has shape"):
         load_model(AlexNet(MODERN, 3, 1 / 8), checkpoint)
     with pytest.raises(ValueError, match="norm1.bias has shape .* none in the network"):
-        load_model(AlexNet(dataclasses.replace(MODERN, norm="response"), 3, 1 / 32), checkpoint)
+        load_model(AlexNet(override(MODERN, {"norm": "response"}), 3, 1 / 32), checkpoint)
 
 
 def test_other_classes_are_refused_by_number_and_by_name() -> None:

@@ -53,7 +53,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert timeless(metrics(one)) == timeless(metrics(other))
 
 
-@pytest.fixture(scope="module", params=["modern", "paper"])
+@pytest.fixture(scope="module", params=["modern", "paper", "kriz2012"])
 def undisturbed(
     request: pytest.FixtureRequest, shard_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
@@ -98,6 +98,35 @@ def test_a_run_stopped_anywhere_ends_bit_equal_to_one_undisturbed(
     assert_same_run(tmp_path, whole)
 
 
+EVENTS = (
+    "epochs=3",
+    "drop_epochs=[1]",
+    "lighting_off_epoch=1",
+    'layer_rates=[[1, "conv1", 0.1], [2, "conv1", 0.0]]',
+)
+
+
+def test_rates_lighting_and_frozen_layers_of_2012_survive_a_stop_bit_by_bit(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in each epoch: lit, dark with a slower conv1, and with conv1 frozen."""
+    options: dict[str, Any] = {"preset": "kriz2012", "epochs": None, "settings": EVENTS}
+    assert train(shard_folder, tmp_path / "whole", **options)
+    frozen = {}
+    for num_steps in (2, 4, 3):  # of four an epoch
+        with monkeypatch.context() as patch:
+            stop_after(patch, num_steps)
+            assert not train(shard_folder, tmp_path / "cut", **options)
+        frozen = last(tmp_path / "cut").model
+    assert train(shard_folder, tmp_path / "cut", **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    model = last(tmp_path / "cut").model
+    assert torch.equal(model["conv1.weight"], frozen["conv1.weight"])
+    assert not torch.equal(model["conv2.weight"], frozen["conv2.weight"])
+    rates = [line["learning_rate"] for line in metrics(tmp_path / "cut")]
+    assert rates == pytest.approx([0.01 / 16, 0.001 / 16, 0.001 / 16])
+
+
 def test_a_run_killed_after_an_epoch_drops_the_metrics_past_its_checkpoint(
     undisturbed: tuple[str, Path], shard_folder: Path, tmp_path: Path
 ) -> None:
@@ -123,7 +152,7 @@ def test_metrics_and_checkpoints_of_a_run(undisturbed: tuple[str, Path]) -> None
     checkpoint, best = last(folder), load_checkpoint(folder / "best.safetensors")
     assert checkpoint.config == json.loads((folder / "config.json").read_bytes())
     assert checkpoint.config["preset"]["name"] == preset
-    assert checkpoint.config["preset"]["batch_size"] == 8
+    assert checkpoint.config["preset"]["training"]["batch_size"] == 8
     assert checkpoint.progress["epoch"] == 2
     errors = [line["top1_error"] for line in lines]
     assert best.progress["best_top1_error"] == min(errors)
@@ -143,9 +172,10 @@ def test_a_finished_run_says_so(
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"epochs": 3}, "preset.epochs is 2, asked for 3"),
-        ({"batch_size": 4}, "preset.batch_size is 8, asked for 4"),
+        ({"epochs": 3}, "preset.training.epochs is 2, asked for 3"),
+        ({"batch_size": 4}, "preset.training.batch_size is 8, asked for 4"),
         ({"seed": 1}, "seed is 0, asked for 1"),
+        ({"settings": ("momentum=0.5",)}, "preset.training.momentum is 0.9, asked for 0.5"),
         ({"width": 1 / 16}, "width is 0.03125, asked for 0.0625"),
     ],
 )
@@ -159,6 +189,23 @@ def test_a_folder_of_another_configuration_is_refused_and_kept(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_run_from_staged_shards_is_the_run_from_local_ones(
+    undisturbed: tuple[str, Path], in_memory: Path, tmp_path: Path
+) -> None:
+    preset, folder = undisturbed
+    assert train(in_memory, tmp_path / "run", preset=preset, stage_dir=tmp_path / "stage")
+    assert_same_run(tmp_path / "run", folder)
+    assert len(list((tmp_path / "stage").glob("*-train-*.tar"))) == 5
+    assert list((tmp_path / "stage").glob("*-val-*.tar"))
+
+
+def test_a_window_is_part_of_the_run(shard_folder: Path, tmp_path: Path) -> None:
+    with Session(config(shard_folder, tmp_path, window=2)) as session:
+        assert session.train_loader.config.window == 2
+    with pytest.raises(ValueError, match="window is 2, asked for 'all'"):
+        train(shard_folder, tmp_path)
+
+
 def test_the_mean_in_the_network_is_that_of_the_shards(
     undisturbed: tuple[str, Path], shard_folder: Path
 ) -> None:
@@ -167,7 +214,7 @@ def test_the_mean_in_the_network_is_that_of_the_shards(
     preset, folder = undisturbed
     mean = last(folder).model["normalise.mean"].numpy()
     image = np.load(shard_folder / "mean.npy")
-    expected = image if preset == "paper" else image.mean((0, 1), np.float64)
+    expected = image.mean((0, 1), np.float64) if preset == "modern" else image
     np.testing.assert_allclose(mean, expected, rtol=1e-6)
 
 
