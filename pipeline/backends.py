@@ -1,6 +1,7 @@
 """What turns encoded bytes into pixels: the interface, and the choice of implementation."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,7 +50,13 @@ class Work:
 class Backend(Protocol):
     """Renders steps in the order they were submitted, ahead of their being taken."""
 
-    def submit(self, work: Work) -> None:
+    def prepare(self, work: Work) -> Any:
+        """The work in the backend's own form; its bytes may still be on their way.
+
+        May be called in another thread than the rest.
+        """
+
+    def submit(self, prepared: Any) -> None:
         """Begins to render; the work's bytes must stay as they are until the step is taken."""
 
     def take(self) -> Any:
@@ -62,35 +69,70 @@ class Backend(Protocol):
         """Frees threads and memory."""
 
 
-def candidates(asked: str, *, on_gpu: bool) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class Opened:
+    """A backend that works here. reason: why this one, and why none of those before it."""
+
+    backend: Backend
+    name: str
+    settings: RenderSettings
+    reason: str
+
+
+def open_first(
+    asked: str,
+    settings_of: Callable[[str], RenderSettings],
+    *,
+    on_gpu: bool,
+    encoding: str,
+) -> Opened:
+    """Opens the backend asked for, or with "auto" the first that works here.
+
+    settings_of: what to open a backend of that name with. on_gpu: whether batches go to a GPU.
+    encoding: of the stored images. ValueError with the reasons where none can be opened.
+    """
+    reasons: list[str] = []
+    for name, reason in candidates(asked, on_gpu=on_gpu, encoding=encoding):
+        settings = settings_of(name)
+        try:
+            backend = open_backend(name, settings)
+        except ValueError as error:
+            if asked != "auto":
+                raise
+            reasons.append(f"{name} does not work here ({error})")
+        else:
+            return Opened(backend, name, settings, "; ".join([*reasons, reason]))
+    raise ValueError("; ".join(reasons))
+
+
+def candidates(asked: str, *, on_gpu: bool, encoding: str) -> list[tuple[str, str]]:
     """The backends to try, best first, each with the reason; `asked` is one of BACKENDS or "auto".
 
-    on_gpu: whether batches go to a GPU. ValueError where the one asked for cannot work here.
+    on_gpu: whether batches go to a GPU. encoding: of the stored images; raw ones need no decoder,
+    so dali-gpu renders them without DALI. ValueError where the one asked for cannot work here.
     """
     if asked not in (*BACKENDS, "auto"):
         raise ValueError(f"backend must be auto or one of {', '.join(BACKENDS)}, not {asked!r}")
     has_dali = _has_dali()
+    past_dali = on_gpu and encoding == "raw"
     if asked == "dali-gpu" and not on_gpu:
         raise ValueError("backend dali-gpu needs a GPU to render on; use --backend auto")
-    if asked.startswith("dali") and not has_dali:
+    if asked.startswith("dali") and not has_dali and not (asked == "dali-gpu" and past_dali):
         raise ValueError(
             f"backend {asked} needs NVIDIA DALI: pip install 'fullfeed[dali]' (Linux), or use "
             "--backend numpy"
         )
     if asked != "auto":
         return [(asked, "asked for")]
-    if not has_dali:
-        return [("numpy", "DALI is not installed")]
-    found = [("dali-cpu", "DALI is installed, batches stay on the CPU"), ("numpy", "without DALI")]
-    if on_gpu:
-        found[0] = ("dali-cpu", "DALI on the CPU")
-        found.insert(0, ("dali-gpu", "DALI is installed, batches go to a GPU"))
-    return found
-
-
-def choose_backend(asked: str, *, on_gpu: bool) -> tuple[str, str]:
-    """The first of `candidates`, and why."""
-    return candidates(asked, on_gpu=on_gpu)[0]
+    found = []
+    if past_dali:
+        found.append(("dali-gpu", "raw images go to a GPU as they are, past DALI"))
+    elif on_gpu and has_dali:
+        found.append(("dali-gpu", "DALI is installed, batches go to a GPU"))
+    if has_dali:
+        stay = "DALI on the CPU" if on_gpu else "DALI is installed, batches stay on the CPU"
+        found.append(("dali-cpu", stay))
+    return [*found, ("numpy", "without DALI" if has_dali else "DALI is not installed")]
 
 
 def open_backend(name: str, settings: RenderSettings) -> Backend:

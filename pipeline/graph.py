@@ -5,7 +5,6 @@ from importlib.metadata import distributions
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.backends import RenderSettings, Work
 from pipeline.draws import CROP_PX, MAX_OFFSET_PX
@@ -27,6 +26,14 @@ _refuse_two_builds()
 
 from nvidia.dali import fn, types  # noqa: E402  # only after the check above
 from nvidia.dali.pipeline import Pipeline  # noqa: E402
+from nvidia.dali.tensors import TensorListCPU  # noqa: E402
+
+# What a step's numbers are, 32 bits each, (N, NUM_NUMBERS): one input is fed faster than four.
+SIZE, FLIP = 0, 1  # int32: bytes; 0 or 1
+POSITION = slice(2, 4)  # float32: of the crop, x and y, 0..1
+OFFSET = slice(4, 7)  # float32: minus what lighting adds
+NUM_NUMBERS = 7
+Inputs = list[TensorListCPU]  # the images' bytes, and the numbers
 
 DTYPES: dict[type[np.generic], Any] = {
     np.uint8: types.UINT8,
@@ -41,14 +48,32 @@ class DaliBackend:
     def __init__(self, settings: RenderSettings) -> None:
         self._settings = settings
         self._raw = settings.encoding == "raw"
-        self._waiting: deque[Work] = deque()  # submitted, not yet given to DALI
-        self._running: deque[Work] = deque()  # given to DALI: their bytes must stay
+        self._num_inputs = 1 if self._raw and settings.full else 2  # whole images as they are
+        self._waiting: deque[Inputs] = deque()  # submitted, not yet given to DALI
+        self._running: deque[Inputs] = deque()  # given to DALI: their bytes must stay
         self._ended = False  # DALI's callback ran out of work: it wants a reset
         self._pipeline: Any = self._build()
 
-    def submit(self, work: Work) -> None:
+    def prepare(self, work: Work) -> Inputs:
+        """The step as DALI's lists of tensors: they share its memory, and are costly to make."""
+        n = len(work.crop)
+        data = work.encoded.data
+        if self._raw:
+            images = TensorListCPU(data.reshape(n, SIZE_PX, SIZE_PX, 3), "HWC")
+        else:
+            images = TensorListCPU(data, "")
+        numbers = np.zeros((n, NUM_NUMBERS), np.int32)
+        floats = numbers.view(np.float32)
+        numbers[:, SIZE] = work.encoded.sizes[:, 0]
+        numbers[:, FLIP] = work.crop[:, 2]
+        floats[:, POSITION] = work.crop[:, :2] / MAX_OFFSET_PX  # k/32: exact
+        if work.offsets is not None:
+            floats[:, OFFSET] = -work.offsets
+        return [images, TensorListCPU(numbers, "")][: self._num_inputs]
+
+    def submit(self, prepared: Inputs) -> None:
         """Hands a step to DALI; the work's bytes must stay until it is taken."""
-        self._waiting.append(work)
+        self._waiting.append(prepared)
         if self._running and not self._ended:
             self._schedule()
 
@@ -61,9 +86,11 @@ class DaliBackend:
             import torch
 
             stream = torch.cuda.current_stream(self._settings.device)
-        (output,) = self._pipeline.share_outputs(cuda_stream=stream)
-        self._pipeline.release_outputs()  # the tensor keeps its memory: dynamic executor
+        # This releases the step before; its tensor keeps its memory: dynamic executor.
+        (output,) = self._pipeline.outputs(cuda_stream=stream)
         self._running.popleft()
+        if not self._running:
+            self._pipeline.release_outputs()  # holds no step while it rests
         return output.as_tensor()
 
     def clear(self) -> None:
@@ -90,24 +117,13 @@ class DaliBackend:
         while self._waiting and not self._ended:
             self._pipeline.schedule_run()
 
-    def _next_inputs(self) -> list[NDArray[Any]]:
-        """DALI's callback: the inputs of the next step, those that the graph uses."""
+    def _next_inputs(self) -> Inputs:
+        """DALI's callback: the inputs of the next step."""
         if not self._waiting:
             self._ended = True
             raise StopIteration
-        work = self._waiting.popleft()
-        self._running.append(work)
-        n = len(work.crop)
-        data = work.encoded.data
-        if self._raw:
-            inputs: list[NDArray[Any]] = [data.reshape(n, SIZE_PX, SIZE_PX, 3)]
-        else:
-            inputs = [data, work.encoded.sizes]
-        if not self._settings.full:
-            offsets = np.zeros((n, 3), np.float32) if work.offsets is None else work.offsets
-            position = work.crop[:, :2].astype(np.float32) / MAX_OFFSET_PX  # k/32: exact
-            inputs += [position, np.ascontiguousarray(work.crop[:, 2]), -offsets]
-        return inputs
+        self._running.append(self._waiting.popleft())
+        return self._running[-1]
 
     def _build(self) -> Pipeline:
         settings = self._settings
@@ -125,46 +141,36 @@ class DaliBackend:
 
     def _graph(self) -> Any:
         settings = self._settings
-        pixels: list[tuple[Any, int, str]] = [(types.UINT8, 3, "HWC")]
-        encoded: list[tuple[Any, int, str]] = [(types.UINT8, 1, ""), (types.INT32, 1, "")]
-        drawn: list[tuple[Any, int, str]] = [
-            (types.FLOAT, 1, ""),  # position of the crop, 0..1
-            (types.INT32, 0, ""),  # flip
-            (types.FLOAT, 1, ""),  # minus the lighting offset
-        ]
-        kinds = (pixels if self._raw else encoded) + ([] if settings.full else drawn)
-        inputs = fn.external_source(
+        images, *numbers = fn.external_source(
             source=self._next_inputs,
-            num_outputs=len(kinds),
+            num_outputs=self._num_inputs,
             batch=True,
             no_copy=not (self._raw and settings.device is not None),  # .gpu() runs behind us
-            dtype=[kind[0] for kind in kinds],
-            ndim=[kind[1] for kind in kinds],
-            layout=[kind[2] for kind in kinds],
+            dtype=[types.UINT8, types.INT32][: self._num_inputs],
+            ndim=[3 if self._raw else 1, 1][: self._num_inputs],
         )
+        if not self._raw:
+            images = fn.slice(images, start=[0], end=numbers[0][SIZE : SIZE + 1], axes=[0])
         if settings.full:
-            return self._pixels(inputs, {})
-        position, flip, negative_offset = inputs[-3:]
-        window = {
-            "crop": (CROP_PX, CROP_PX),
-            "crop_pos_x": position[0],
-            "crop_pos_y": position[1],
-        }
+            return self._pixels(images, {})
+        floats = fn.reinterpret(numbers[0], dtype=types.FLOAT)
+        x, y = (floats[i] for i in range(POSITION.start, POSITION.stop))
+        window = {"crop": (CROP_PX, CROP_PX), "crop_pos_x": x, "crop_pos_y": y}
         return fn.crop_mirror_normalize(
-            self._pixels(inputs, window),
-            mirror=flip,
-            mean=negative_offset,
+            self._pixels(images, window),
+            mirror=numbers[0][FLIP],
+            mean=floats[OFFSET],  # minus the lighting
             std=[1.0, 1.0, 1.0],
             dtype=DTYPES[settings.dtype],
             output_layout="HWC",
         )
 
-    def _pixels(self, inputs: Any, window: dict[str, Any]) -> Any:
+    def _pixels(self, images: Any, window: dict[str, Any]) -> Any:
         """The images, or the windows of them, uint8 HWC."""
         if not self._raw:
-            return self._decode(fn.slice(inputs[0], start=[0], end=inputs[1], axes=[0]), window)
+            return self._decode(images, window)
         on_gpu = self._settings.device is not None
-        data = inputs[0].gpu() if on_gpu else inputs[0]
+        data = images.gpu() if on_gpu else images
         return fn.crop(data, **window) if window else fn.copy(data)
 
     def _decode(self, encoded: Any, window: dict[str, Any]) -> Any:

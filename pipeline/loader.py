@@ -1,6 +1,5 @@
 """Order, draws, reader and backend as one iterator of torch batches, cut and resumed anywhere."""
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,22 +8,25 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pipeline.backends import Backend, RenderSettings, Work, candidates, open_backend
+from pipeline.ahead import Ahead
+from pipeline.backends import RenderSettings, Work, open_first
 from pipeline.class_mix import check_window
-from pipeline.cores import available_cores
-from pipeline.draws import Draws, lighting_offsets
+from pipeline.cores import cores_of_rank
+from pipeline.driver import Driver
 from pipeline.handover import Handover
 from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
 from pipeline.manifest import open_dataset
 from pipeline.moments import Statistics, read_statistics
 from pipeline.open_shards import LocalShards
-from pipeline.order import Rows, num_steps, order, rank_part
-from pipeline.reader import Reader
+from pipeline.reader import Reader, StepBytes
+from pipeline.reference import find_undecodable
+from pipeline.shards import Index, shard_stem
 from pipeline.stage_folder import StageFolder
 from pipeline.staging import Stage
+from pipeline.steps import Step, Steps
+from pipeline.waits import WaitClock, Waits
 
 __all__ = ["Batch", "Loader", "LoaderConfig"]
 
@@ -51,37 +53,58 @@ class Batch:
 class Loader:
     """Batches of a split, epoch after epoch, as a function of (seed, epoch, step) alone.
 
-    for batch in loader: … delivers what is left of the current epoch, then moves to the next.
-    state_dict() is the position of the next batch; `data_wait_seconds` is the time spent waiting
-    for data inside the iterator so far. ValueError, with the next command, for shards, statistics
-    or a state that do not fit.
+    for batch in loader: … delivers what is left of the current epoch, then moves to the next; a
+    loop that was left is continued by the next one. state_dict() is the position of the next
+    batch, whatever was read ahead. ValueError, with the next command, for shards, statistics or a
+    state that do not fit.
     """
 
     def __init__(self, config: LoaderConfig) -> None:
         self.config = config
         self.dataset = open_dataset(config.shards)
-        self.data_wait_seconds = 0.0
-        self._index = self.dataset.index(config.split)
+        self._index = index = self.dataset.index(config.split)
         if config.training:
-            check_window(self._index, config.window, f"{config.shards}, {config.split}")
-        self._handover = Handover(config.device)
-        self._statistics = self._read_statistics()
-        self._num_samples = len(self._index)
-        if config.training and config.batch_size > self._num_samples:
+            check_window(index, config.window, f"{config.shards}, {config.split}")
+        if config.training and config.batch_size > len(index):
             raise ValueError(
-                f"batch size {config.batch_size} is over the {self._num_samples} images of "
+                f"batch size {config.batch_size} is over the {len(index)} images of "
                 f"{config.split}: not one whole batch; use a smaller one"
             )
+        self._handover = Handover(config.device)
+        self._clock = WaitClock(self._handover.device)
+        statistics = self._read_statistics()
+        opened = open_first(
+            config.backend,
+            self._settings_of,
+            on_gpu=self._handover.on_gpu,
+            encoding=self.dataset.encoding,
+        )
+        self.backend, self.backend_reason = opened.name, opened.reason
+        self._settings = opened.settings
+        self._depth = config.prefetch + READ_AHEAD  # steps begun at a time
         self._stage = self._open_stage()
-        self._renderer = self._open_renderer()
-        self._reader = self._open_reader()
+        in_host_memory = opened.settings.device is None
+        self._renderer = Driver(opened.backend) if in_host_memory else opened.backend
+        self._reader = self._open_reader(index)
+        shard_sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
+        self._steps = Steps(config, index, shard_sizes, statistics)
+        self._ahead: Ahead[_Prepared] = Ahead("fullfeed-prepare")
         self._epoch, self._step = 0, 0
         self._iterator: Iterator[Batch] | None = None
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
-        config = self.config
-        return num_steps(self._num_samples, config.batch_size, training=config.training)
+        return len(self._steps)
+
+    @property
+    def waits(self) -> Waits:
+        """How long the consumer of the batches waited so far, and for what."""
+        return self._clock.waits()
+
+    @property
+    def data_wait_seconds(self) -> float:
+        """All of `waits` together."""
+        return self.waits.data_wait_seconds
 
     @property
     def epoch(self) -> int:
@@ -140,89 +163,113 @@ class Loader:
     def close(self) -> None:
         """Ends the threads and frees the buffers."""
         self._stop()
+        self._ahead.close()
+        self._steps.close()
         self._renderer.close()
         self._reader.close()
 
     def _batches(self) -> Iterator[Batch]:
-        coming = self._coming()  # parts of steps, in order
-        reading: deque[_Part] = deque()
-        rendering: deque[_Part] = deque()
+        first = self._step
+        coming = iter(range(first, len(self)))
+        num_asked = 0  # steps being prepared; then they are read, rendered and delivered
+        reading: deque[_Prepared] = deque()
+        rendering: deque[_Prepared] = deque()
         while True:
-            started = time.perf_counter()
-            while self._reader.has_room and (part := next(coming, None)) is not None:
-                if len(part.rows):
-                    self._reader.request(part.rows)
-                reading.append(part)
-            # Waits for the disk only when nothing is being rendered.
+            self._clock.start()
+            while num_asked + len(reading) + len(rendering) < self._depth:
+                if (number := next(coming, None)) is None:
+                    break
+                self._ahead.ask(self._prepare, self._epoch, number, number == first)
+                num_asked += 1
+            self._clock.handed_over()
+            # Waits for a step's bytes only when nothing is being rendered.
+            while num_asked and (self._ahead.is_ready or not (reading or rendering)):
+                reading.append(self._ahead.take())
+                num_asked -= 1
             while reading and len(rendering) < self.config.prefetch:
-                if len(reading[0].rows):
-                    if rendering and not self._reader.is_ready:
-                        break
-                    self._submit(reading[0])
+                if rendering and not self._is_read(reading[0]):
+                    break
+                self._submit(reading[0])
                 rendering.append(reading.popleft())
             if not rendering:
                 break
             batch = self._deliver(rendering.popleft())
-            self.data_wait_seconds += time.perf_counter() - started
+            self._clock.handed_over()
             self._step += 1
             if self._stage is not None:
                 self._stage.passed(self._step)
             yield batch
         self._epoch, self._step = self._epoch + 1, 0
 
-    def _coming(self) -> Iterator["_Part"]:
-        """This rank's parts of the steps from the current one to the end of the epoch."""
-        config = self.config
-        sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
-        rows: Rows = np.arange(self._num_samples)
-        if config.training:
-            rows = order(sizes, config.seed, self._epoch, config.window)
-        if self._stage is not None:
-            left = rows[self._step * config.batch_size : len(self) * config.batch_size]
-            self._stage.begin(self._index["shard"][left], config.batch_size, self._step)
-        for step in range(self._step, len(self)):
-            first, last = rank_part(
-                self._num_samples, config.batch_size, step, config.rank, config.world_size
-            )
-            start = step * config.batch_size
-            drawn = config.draws(self._epoch, step)
-            yield _Part(rows[first:last], drawn.part(first - start, last - start))
+    def _prepare(self, epoch: int, number: int, first: bool) -> "_Prepared":
+        """Begins to read a step; done ahead by a thread. first: of those to come."""
+        if first and self._stage is not None:
+            left = self._steps.rows_left(epoch, number)
+            self._stage.begin(self._index["shard"][left], self.config.batch_size, number)
+        step = self._steps.step(epoch, number)
+        if not len(step.rows):
+            return _Prepared(step, None, None)
+        encoded = self._reader.request(step.rows)
+        offsets = None if self._finishes_on_gpu else step.offsets
+        work = self._renderer.prepare(Work(encoded, step.crop, offsets))
+        return _Prepared(step, encoded, work)
 
-    def _submit(self, part: "_Part") -> None:
-        offsets = None if self._finishes_on_gpu else self._offsets(part.draws)
-        self._renderer.submit(Work(self._reader.take(), part.draws.crop, offsets))
+    def _is_read(self, prepared: "_Prepared") -> bool:
+        return prepared.work is None or self._reader.is_ready
 
-    def _deliver(self, part: "_Part") -> Batch:
-        chosen = self._index[part.rows]
-        if len(part.rows):
-            images = self._handover.pixels(self._renderer.take())
+    def _submit(self, prepared: "_Prepared") -> None:
+        if prepared.work is not None:
+            self._reader.take()
+            self._clock.read()
+            self._renderer.submit(prepared.work)
+            self._clock.handed_over()
+
+    def _deliver(self, prepared: "_Prepared") -> Batch:
+        step = prepared.step
+        self._clock.before_input()
+        if prepared.work is not None:
+            rendered = self._take(prepared)
+            self._clock.decoded()
+            images = self._handover.pixels(rendered)
             self._reader.release()
         else:
-            settings = self._render_settings()
-            shape = (0, settings.side_px, settings.side_px, 3)
-            images = self._handover.pixels(np.empty(shape, settings.dtype))
-            if self.backend == "dali-gpu":
-                images = images.to(self._handover.device)
+            images = self._no_images()
         if self._finishes_on_gpu:
             if self.config.views == "full":
                 images = self._handover.whole(images)
             else:
-                images = self._handover.finish(images, self._offsets(part.draws))
-        return Batch(
+                images = self._handover.finish(images, step.offsets)
+        batch = Batch(
             images=images,
-            labels=self._handover.numbers(chosen["label"].astype(np.int64)),
-            ids=torch.from_numpy(chosen["id"].astype(np.int64)),
-            crop=self._handover.numbers(part.draws.crop),
+            labels=self._handover.numbers(step.labels),
+            ids=torch.from_numpy(step.ids),
+            crop=self._handover.numbers(step.crop),
         )
+        self._clock.after_input()
+        return batch
 
-    def _offsets(self, drawn: Draws) -> NDArray[np.float32] | None:
-        """What lighting adds, float32 (N, 3); None where there is none."""
-        if self._statistics is None:
-            return None
-        scale = self._statistics.eigenvalues
-        if self.config.lighting == "std":
-            scale = np.sqrt(scale)
-        return lighting_offsets(drawn.alpha, self._statistics.eigenvectors, scale)
+    def _take(self, prepared: "_Prepared") -> Any:
+        """What the backend rendered; ValueError that names the sample it could not decode."""
+        try:
+            return self._renderer.take()
+        except (RuntimeError, ValueError) as error:  # DALI's names no sample
+            assert prepared.encoded is not None
+            if (found := find_undecodable(prepared.encoded)) is None:
+                raise
+            number, reason = found
+            shard = int(self._index[prepared.step.rows[number]]["shard"])
+            folder, name = self.config.shards, shard_stem(self.config.split, shard)
+            raise ValueError(
+                f"{folder / name}.tar, sample {prepared.step.ids[number]}: the bytes are those "
+                f"written, yet no image ({reason}); make the shard anew: "
+                f"tools/verify_shards.py {folder} --repair SOURCE"
+            ) from error
+
+    def _no_images(self) -> torch.Tensor:
+        """What a backend gives of no image at all, which DALI refuses to render."""
+        shape = (0, self._settings.side_px, self._settings.side_px, 3)
+        images = self._handover.pixels(np.empty(shape, self._settings.dtype))
+        return images.to(self._handover.device) if self.backend == "dali-gpu" else images
 
     @property
     def _finishes_on_gpu(self) -> bool:
@@ -239,45 +286,32 @@ class Loader:
             return None
         return read_statistics(config.shards, self.dataset.fingerprint("train"))
 
-    def _render_settings(self) -> RenderSettings:
+    def _settings_of(self, backend: str) -> RenderSettings:
+        """What to open a backend of this name with."""
         config = self.config
-        dtype: type[np.generic] = np.float32
-        if config.views == "full" or self._finishes_on_gpu:
+        on_gpu = backend == "dali-gpu"
+        dtype: type[np.generic] = np.float16 if on_gpu else np.float32
+        if config.views == "full" or (self._handover.on_gpu and not on_gpu):
             dtype = np.uint8
-        elif self.backend == "dali-gpu":
-            dtype = np.float16
         return RenderSettings(
             encoding=self.dataset.encoding,
             max_rows=-(-config.batch_size // config.world_size),
-            num_threads=config.threads or available_cores(),
+            num_threads=config.threads or cores_of_rank(config.local_world_size),
             depth=config.prefetch,
             full=config.views == "full",
             dtype=dtype,
-            device=self._handover.device.index if self.backend == "dali-gpu" else None,
+            device=self._handover.device.index if on_gpu else None,
         )
 
-    def _open_renderer(self) -> Backend:
-        """Opens the backend asked for, or the first that works here; sets its name and why."""
-        reasons: list[str] = []
-        for name, reason in candidates(self.config.backend, on_gpu=self._handover.on_gpu):
-            self.backend, self.backend_reason = name, "; ".join([*reasons, reason])
-            try:
-                return open_backend(name, self._render_settings())
-            except ValueError as error:
-                if self.config.backend != "auto":
-                    raise
-                reasons.append(f"{name} does not work here ({error})")
-        raise ValueError("; ".join(reasons))
-
-    def _open_reader(self) -> Reader:
+    def _open_reader(self, index: Index) -> Reader:
         config = self.config
         shards = self.dataset.split(config.split).shards
         return Reader(
             self._stage or LocalShards([config.shards / shard.name for shard in shards]),
-            self._index,
+            index,
             header=RAW_HEADER if self.dataset.encoding == "raw" else b"",
             max_rows=-(-config.batch_size // config.world_size),
-            depth=self._read_depth,
+            depth=self._depth,
             num_threads=NUM_READ_THREADS,
         )
 
@@ -291,19 +325,15 @@ class Loader:
             self.dataset.split(config.split).shards,
             StageFolder(config.stage_dir, config.stage_bytes),
             window=config.window if config.training else 1,
-            steps_ahead=self._read_depth,
+            steps_ahead=self._depth,
         )
-
-    @property
-    def _read_depth(self) -> int:
-        """Steps whose bytes may be held at a time."""
-        return self.config.prefetch + READ_AHEAD
 
     def _stop(self) -> None:
         """Ends the iterator in use, if any, and forgets what it had begun."""
         if self._iterator is not None:
             self._iterator.close()  # type: ignore[attr-defined]  # it is a generator
             self._iterator = None
+        self._ahead.clear()
         self._renderer.clear()
         if self._stage is not None:
             self._stage.interrupt()
@@ -311,8 +341,9 @@ class Loader:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A rank's part of a step: its index rows and their draws."""
+class _Prepared:
+    """A step being read. work: in the backend's own form. None where the step has no images."""
 
-    rows: Rows
-    draws: Draws
+    step: Step
+    encoded: StepBytes | None
+    work: Any | None

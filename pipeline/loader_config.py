@@ -22,8 +22,9 @@ class LoaderConfig:
     (alpha times sqrt(lambda), the 2012 code), "variance" (alpha times lambda, the paper's text) or
     "off". images_per_crop: neighbours in a global batch that share one crop and flip.
     lighting_off_epoch: from this epoch on there is no lighting; 0: there always is. window: see
-    pipeline/order.py. threads: of rendering, default one per core. prefetch: steps rendered ahead.
-    stage_dir: a local folder to which the shards are brought ahead of use (see
+    pipeline/order.py. threads: of rendering, by default this rank's share of the cores. prefetch:
+    steps rendered ahead. local_world_size: ranks on this host, by default those torchrun says
+    there are. stage_dir: a local folder to which the shards are brought ahead of use (see
     pipeline/staging.py), needed where they lie on an object store; ranks, loaders and runs may
     share it. stage_bytes: the most it may hold, default nine tenths of what is free.
     """
@@ -44,6 +45,7 @@ class LoaderConfig:
     device: str = "cpu"
     rank: int = 0
     world_size: int = 1
+    local_world_size: int | None = None
     stage_dir: Path | None = None
     stage_bytes: int | None = None
 
@@ -53,6 +55,7 @@ class LoaderConfig:
             "prefetch": self.prefetch,
             "threads": 1 if self.threads is None else self.threads,
             "world size": self.world_size,
+            "local world size": 1 if self.local_world_size is None else self.local_world_size,
             "images per crop": self.images_per_crop,
             "window": 1 if self.window == "all" else self.window,
             "stage bytes": 1 if self.stage_bytes is None else self.stage_bytes,

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ class Reader:
             for _ in range(depth)
         ]
         self._free = deque(range(depth))
-        self._requested: deque[tuple[int, int, list[Future[None]]]] = deque()
+        self._requested: deque[tuple[int, StepBytes, list[Future[None]]]] = deque()
         self._taken: deque[int] = deque()
         self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="fullfeed-read")
@@ -73,8 +73,12 @@ class Reader:
         """Whether the oldest request has been read, so that take() would not wait."""
         return bool(self._requested) and all(part.done() for part in self._requested[0][2])
 
-    def request(self, rows: Rows) -> None:
-        """Begins to read the images of these index rows, int64 (N,), N within 1..max_rows."""
+    def request(self, rows: Rows) -> StepBytes:
+        """Begins to read the images of these index rows, int64 (N,), N within 1..max_rows.
+
+        Returns where they come to lie: to be looked at when they were taken. May be called in
+        another thread than the rest, by one at a time.
+        """
         slot = self._free.popleft()
         buffer = self._buffers[slot]
         chosen = self._index[rows]
@@ -85,17 +89,19 @@ class Reader:
             self._pool.submit(self._read, buffer.data, places.tolist(), chosen[places])
             for places in np.array_split(by_place, min(self._num_threads, len(rows)))
         ]
-        self._requested.append((slot, len(rows), parts))
+        step = StepBytes(buffer.data[: len(rows)], buffer.sizes[: len(rows)])
+        self._requested.append((slot, step, parts))
+        return step
 
     def take(self) -> StepBytes:
         """The oldest request's bytes, valid until it is released; waits until they are read."""
-        slot, num_rows, parts = self._requested.popleft()
+        slot, step, parts = self._requested.popleft()
         self._taken.append(slot)
-        wait(parts)  # all, also where one fails: the buffer may be given to another step then
-        for part in parts:
-            part.result()
-        buffer = self._buffers[slot]
-        return StepBytes(buffer.data[:num_rows], buffer.sizes[:num_rows])
+        # All end, also where one fails: the buffer may be given to another step then.
+        for error in [part.exception() for part in parts]:
+            if error is not None:
+                raise error
+        return step
 
     def release(self) -> None:
         """Gives the buffer of the oldest step taken back to be read into."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.backends import RenderSettings, Work
 from pipeline.draws import CROP_PX
-from pipeline.images import SIZE_PX, Pixels, decode_stored
+from pipeline.images import SIZE_PX, ImageError, Pixels, decode_stored
+from pipeline.reader import StepBytes
 
 
 def _own_references() -> int:
@@ -37,6 +38,16 @@ def cut(pixels: Pixels, crop: NDArray[np.int32]) -> Pixels:
     x, y, flip = (int(value) for value in crop)
     view = pixels[y : y + CROP_PX, x : x + CROP_PX]
     return view[:, ::-1] if flip else view
+
+
+def find_undecodable(encoded: StepBytes) -> tuple[int, str] | None:
+    """Position and reason of the first JPEG of a step that is no image; None where all are."""
+    for number, (data, size) in enumerate(zip(encoded.data, encoded.sizes[:, 0], strict=True)):
+        try:
+            decode_stored(data[:size].tobytes())
+        except ImageError as error:
+            return number, str(error)
+    return None
 
 
 def _render_into(
@@ -66,8 +77,13 @@ class NumpyBackend:
         self._buffers: list[NDArray[np.generic]] = []
         self._steps: deque[tuple[NDArray[np.generic], list[Future[None]]]] = deque()
 
-    def submit(self, work: Work) -> None:
+    def prepare(self, work: Work) -> Work:
+        """As it is."""
+        return work
+
+    def submit(self, prepared: Work) -> None:
         """Begins to render a step; the work's bytes must stay until it is taken."""
+        work = prepared
         n = len(work.crop)
         out = self._free_buffer()[:n]
         parts = np.array_split(np.arange(n), min(n, 4 * self._settings.num_threads))

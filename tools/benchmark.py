@@ -37,6 +37,8 @@ def main() -> None:
     "--against", "peers", multiple=True, type=click.Choice(list(PEERS)),
     help="A peer that does the same work, by turns; repeatable.",
 )  # fmt: skip
+@click.option("--raw-shards", type=click.Path(path_type=Path), help="The same, raw; by turns.")
+@click.option("--cold", is_flag=True, help="Drop files from the page cache before each pass.")
 @click.option("--threads", "num_threads", default=available_cores(), help="Of each.")
 @click.option("--batch-size", default=128, help="Images.")
 @click.option("--repeats", default=5, help="Measured rounds, at least 5.")
@@ -44,7 +46,8 @@ def main() -> None:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write it here too.")
 @clear_errors
 def loader(json_path: Path | None, **options: Any) -> None:
-    """Training batches per second from memory-cached shards: crop, flip, lighting, float."""
+    """Training batches per second (crop, flip, lighting, float), the CPU time they cost the thread
+    that takes them, and the memory that is kept from pass to pass: one pass is one epoch."""
     measure(LoaderContest, run_loader_contest, options, json_path)
 
 

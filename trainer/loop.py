@@ -13,6 +13,7 @@ from pipeline.loader import Batch
 from trainer.accumulation import micro_batches
 from trainer.ema import Ema
 from trainer.guard import LossRecord
+from pipeline.waits import Waits
 from trainer.metrics import Progress
 from trainer.model import AlexNet
 from trainer.optimizer import build_optimizer, set_learning_rates
@@ -25,7 +26,9 @@ from trainer.weight_report import WeightChange, copy_weights, weight_changes
 class Feed(Protocol):
     """What the trainer needs of a loader; `pipeline.loader.Loader` has more."""
 
-    data_wait_seconds: float
+    @property
+    def waits(self) -> Waits:
+        """How long its consumer waited so far."""
 
     def __len__(self) -> int:
         """Steps per epoch."""
@@ -35,13 +38,12 @@ class Feed(Protocol):
 
 
 @dataclass(kw_only=True)
-class Totals:
+class Totals(Waits):
     """What an epoch has summed up so far; part of a checkpoint taken in its middle."""
 
     loss_sum: float = 0.0  # over images
     num_images: int = 0
     seconds: float = 0.0
-    data_wait_seconds: float = 0.0
 
     @property
     def loss(self) -> float:
@@ -108,7 +110,7 @@ class Trainer:
         """
         self.model.train()
         before, start = Totals(**vars(totals)), time.perf_counter()
-        waited = feed.data_wait_seconds
+        waited = feed.waits
         steps_done = self.step % len(feed)
         for batch in feed:
             steps_done += 1
@@ -121,9 +123,8 @@ class Trainer:
                 for loss in self._losses.read(self.step):
                     totals.loss_sum += loss * len(batch.labels)
                 totals.seconds = before.seconds + time.perf_counter() - start
-                totals.data_wait_seconds = (
-                    before.data_wait_seconds + feed.data_wait_seconds - waited
-                )
+                for name, seconds in vars(feed.waits).items():
+                    setattr(totals, name, getattr(before, name) + seconds - getattr(waited, name))
             if stopped:
                 return False
             if progress.due(steps_done):

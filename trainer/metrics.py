@@ -27,7 +27,11 @@ class Report:
     images_per_second: float  # of training, validation aside
     train_seconds: float
     val_seconds: float
-    data_wait_seconds: float  # part of train_seconds in which the trainer waited for a batch
+    data_wait_seconds: float  # part of train_seconds in which the trainer waited for a batch:
+    read_wait_seconds: float  # for its bytes
+    decode_wait_seconds: float  # for its pixels
+    handover_wait_seconds: float  # while work and tensors changed hands
+    device_wait_seconds: float  # while the GPU stood still for its input
     fed_ratio: float | None = None  # null until a ceiling was measured
     weights: dict[str, WeightChange] | None = None  # by parameter; null where not asked for
 

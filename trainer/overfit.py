@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
 
 from pipeline.loader import Batch, Loader
+from pipeline.waits import Waits
 
 
 class OverfitFeed:
@@ -23,7 +25,7 @@ class OverfitFeed:
         assert loader.config.split == "train" and not loader.config.training
         self.dataset = loader.dataset
         self.backend, self.backend_reason = loader.backend, loader.backend_reason
-        self.data_wait_seconds = 0.0
+        self.waits = Waits()
         self._batch_size = loader.config.batch_size
         self._images = _first_images(loader, num_images)
         self._epoch, self._step = 0, 0
@@ -44,7 +46,8 @@ class OverfitFeed:
             first = (self._epoch * len(self) + self._step) * self._batch_size
             rows = torch.arange(first, first + self._batch_size) % len(self._images.labels)
             batch = _take(self._images, rows)
-            self.data_wait_seconds += time.perf_counter() - started
+            seconds = self.waits.handover_wait_seconds + time.perf_counter() - started
+            self.waits = replace(self.waits, handover_wait_seconds=seconds)
             self._step += 1
             yield batch
         self._epoch, self._step = self._epoch + 1, 0

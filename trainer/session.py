@@ -185,6 +185,10 @@ class Session:
             val_seconds=val_seconds,
             data_wait_seconds=totals.data_wait_seconds,
             weights=trainer.weight_changes if trainer.watch_weights else None,
+            read_wait_seconds=totals.read_wait_seconds,
+            decode_wait_seconds=totals.decode_wait_seconds,
+            handover_wait_seconds=totals.handover_wait_seconds,
+            device_wait_seconds=totals.device_wait_seconds,
         )
         trainer.schedule.observe(errors.top1_error)
         self.epoch += 1

@@ -12,8 +12,9 @@ from pipeline.backends import (
     Backend,
     RenderSettings,
     Work,
-    choose_backend,
+    candidates,
     open_backend,
+    open_first,
 )
 from pipeline.images import RAW_HEADER, ImageFormat, Pixels, decode_stored, encode, fit
 from pipeline.reader import StepBytes
@@ -93,7 +94,7 @@ def test_crops_at_all_corners_flips_and_lighting_are_bit_equal_to_the_oracle(
     backend: Backend, encoding: str
 ) -> None:
     wanted = step(encoding, 6)
-    backend.submit(wanted.work)
+    backend.submit(backend.prepare(wanted.work))
     found = taken(backend)
     assert found.dtype == np.float32 and found.shape == (6, 224, 224, 3)
     assert found.tobytes() == np.stack(wanted.shown).tobytes()
@@ -101,7 +102,7 @@ def test_crops_at_all_corners_flips_and_lighting_are_bit_equal_to_the_oracle(
 
 def test_no_offsets_leave_the_pixels_as_they_are(backend: Backend, encoding: str) -> None:
     wanted = step(encoding, 3)
-    backend.submit(Work(wanted.work.encoded, wanted.work.crop, None))
+    backend.submit(backend.prepare(Work(wanted.work.encoded, wanted.work.crop, None)))
     zero = np.zeros(3, np.float32)
     expected = [
         render(p, c, zero) for p, c in zip(wanted.pixels, wanted.work.crop, strict=True)
@@ -112,9 +113,9 @@ def test_no_offsets_leave_the_pixels_as_they_are(backend: Backend, encoding: str
 def test_steps_of_any_size_come_in_the_order_submitted(backend: Backend, encoding: str) -> None:
     steps = [step(encoding, count, seed) for seed, count in enumerate((6, 1, 3, 6, 2))]
     found = []
-    backend.submit(steps[0].work)
+    backend.submit(backend.prepare(steps[0].work))
     for following in steps[1:]:  # two at a time, as the depth allows
-        backend.submit(following.work)
+        backend.submit(backend.prepare(following.work))
         found.append(taken(backend))
     found.append(taken(backend))
     for images, wanted in zip(found, steps, strict=True):
@@ -123,10 +124,10 @@ def test_steps_of_any_size_come_in_the_order_submitted(backend: Backend, encodin
 
 def test_what_was_taken_is_not_overwritten_by_later_steps(backend: Backend, encoding: str) -> None:
     first = step(encoding, 6)
-    backend.submit(first.work)
+    backend.submit(backend.prepare(first.work))
     held = backend.take()
     for seed in range(1, 5):
-        backend.submit(step(encoding, 6, seed).work)
+        backend.submit(backend.prepare(step(encoding, 6, seed).work))
         backend.take()
     np.testing.assert_array_equal(np.from_dlpack(held), np.stack(first.shown))
 
@@ -137,10 +138,10 @@ def test_clear_forgets_and_the_next_step_is_right(
 ) -> None:
     for round_ in range(2):
         for seed in range(num_submitted):
-            backend.submit(step(encoding, 4, seed).work)
+            backend.submit(backend.prepare(step(encoding, 4, seed).work))
         backend.clear()
         wanted = step(encoding, 5, 9 + round_)
-        backend.submit(wanted.work)
+        backend.submit(backend.prepare(wanted.work))
         np.testing.assert_array_equal(taken(backend), np.stack(wanted.shown))
 
 
@@ -148,7 +149,7 @@ def test_full_views_are_the_stored_pixels(name: str, encoding: str) -> None:
     backend = open_backend(name, settings(encoding, full=True, dtype=np.uint8))
     for count in (6, 2):
         wanted = step(encoding, count)
-        backend.submit(wanted.work)
+        backend.submit(backend.prepare(wanted.work))
         found = taken(backend)
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found, np.stack(wanted.pixels))
@@ -158,7 +159,7 @@ def test_full_views_are_the_stored_pixels(name: str, encoding: str) -> None:
 def test_uint8_crops_carry_no_lighting(name: str, encoding: str) -> None:
     backend = open_backend(name, settings(encoding, dtype=np.uint8))
     wanted = step(encoding, 5)
-    backend.submit(Work(wanted.work.encoded, wanted.work.crop, None))
+    backend.submit(backend.prepare(Work(wanted.work.encoded, wanted.work.crop, None)))
     found = taken(backend)
     zero = np.zeros(3, np.float32)
     expected = [
@@ -175,12 +176,12 @@ def test_an_image_that_cannot_be_decoded_is_an_error_that_ends_nothing_else(
 ) -> None:
     wanted = step(encoding, 4)
     damaged = StepBytes(np.zeros((3, 640), np.uint8), np.full((3, 1), 640, np.int32))
-    backend.submit(Work(damaged, wanted.work.crop[:3], None))
-    backend.submit(wanted.work)
+    backend.submit(backend.prepare(Work(damaged, wanted.work.crop[:3], None)))
+    backend.submit(backend.prepare(wanted.work))
     with pytest.raises((RuntimeError, ValueError), match=r"decod|damaged"):
         backend.take()
     backend.clear()
-    backend.submit(wanted.work)
+    backend.submit(backend.prepare(wanted.work))
     np.testing.assert_array_equal(taken(backend), np.stack(wanted.shown))
 
 
@@ -188,19 +189,29 @@ def test_an_image_that_cannot_be_decoded_is_an_error_that_ends_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("has_dali", "on_gpu", "chosen", "reason"),
+    ("has_dali", "on_gpu", "encoding", "names", "reason"),
     [
-        (True, True, "dali-gpu", "DALI is installed, batches go to a GPU"),
-        (True, False, "dali-cpu", "DALI is installed, batches stay on the CPU"),
-        (False, True, "numpy", "DALI is not installed"),
-        (False, False, "numpy", "DALI is not installed"),
+        (True, True, "jpeg", ["dali-gpu", "dali-cpu", "numpy"], "batches go to a GPU"),
+        (True, True, "raw", ["dali-gpu", "dali-cpu", "numpy"], "past DALI"),
+        (True, False, "jpeg", ["dali-cpu", "numpy"], "DALI is installed, batches stay on the CPU"),
+        (True, False, "raw", ["dali-cpu", "numpy"], "DALI is installed, batches stay on the CPU"),
+        (False, True, "jpeg", ["numpy"], "DALI is not installed"),
+        (False, True, "raw", ["dali-gpu", "numpy"], "past DALI"),
+        (False, False, "jpeg", ["numpy"], "DALI is not installed"),
     ],
 )
-def test_auto_takes_the_first_that_works_and_says_why(
-    monkeypatch: pytest.MonkeyPatch, has_dali: bool, on_gpu: bool, chosen: str, reason: str
+def test_auto_tries_those_that_can_work_best_first_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+    has_dali: bool,
+    on_gpu: bool,
+    encoding: str,
+    names: list[str],
+    reason: str,
 ) -> None:
     monkeypatch.setattr("pipeline.backends._has_dali", lambda: has_dali)
-    assert choose_backend("auto", on_gpu=on_gpu) == (chosen, reason)
+    found = candidates("auto", on_gpu=on_gpu, encoding=encoding)
+    assert [name for name, _ in found] == names
+    assert reason in found[0][1]
 
 
 @pytest.mark.parametrize(
@@ -216,8 +227,43 @@ def test_a_backend_that_cannot_work_here_is_refused(
 ) -> None:
     monkeypatch.setattr("pipeline.backends._has_dali", lambda: has_dali)
     with pytest.raises(ValueError, match=message):
-        choose_backend(asked, on_gpu=False)
+        candidates(asked, on_gpu=False, encoding="jpeg")
 
 
-def test_a_backend_asked_for_is_the_one_used(name: str) -> None:
-    assert choose_backend(name, on_gpu=False) == (name, "asked for")
+def test_a_backend_asked_for_is_the_one_opened(name: str, encoding: str) -> None:
+    opened = open_first(name, lambda _: settings(encoding), on_gpu=False, encoding=encoding)
+    assert (opened.name, opened.reason) == (name, "asked for")
+    wanted = step(encoding, 3)
+    opened.backend.submit(opened.backend.prepare(wanted.work))
+    np.testing.assert_array_equal(taken(opened.backend), np.stack(wanted.shown))
+    opened.backend.close()
+
+
+def refuse(name: str, settings: RenderSettings) -> Backend:
+    """A machine on which DALI is installed and does not work."""
+    if name.startswith("dali"):
+        raise ValueError(f"backend {name} cannot be opened: no driver")
+    return open_backend(name, settings)
+
+
+def test_auto_goes_on_to_the_next_where_one_does_not_work_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.backends._has_dali", lambda: True)
+    monkeypatch.setattr("pipeline.backends.open_backend", refuse)
+    asked = []
+
+    def settings_of(name: str) -> RenderSettings:
+        asked.append(name)
+        return settings("jpeg", max_rows=len(asked))
+
+    opened = open_first("auto", settings_of, on_gpu=True, encoding="jpeg")
+    opened.backend.close()
+    assert asked == ["dali-gpu", "dali-cpu", "numpy"]
+    assert opened.name == "numpy" and opened.settings.max_rows == 3
+    assert opened.reason == (
+        "dali-gpu does not work here (backend dali-gpu cannot be opened: no driver); "
+        "dali-cpu does not work here (backend dali-cpu cannot be opened: no driver); without DALI"
+    )
+    with pytest.raises(ValueError, match="backend dali-cpu cannot be opened: no driver"):
+        open_first("dali-cpu", settings_of, on_gpu=True, encoding="jpeg")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import dataclasses
 import json
 import shutil
 import threading
@@ -12,14 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from isal.isal_zlib import crc32
 
 from pipeline.draws import centre_draws, draws, lighting_offsets
 from pipeline.images import decode_stored
 from pipeline.loader import Batch, Loader, LoaderConfig
-from pipeline.manifest import open_dataset
+from pipeline.manifest import open_dataset, write_dataset
 from pipeline.moments import PCA_NAME, read_statistics
 from pipeline.order import Window, order
 from pipeline.reference import render
+from pipeline.shards import write_index
 from tests.conftest import compute_statistics, flip_byte, prepare_here, write_source
 
 BATCH = 8
@@ -499,6 +502,10 @@ def test_waiting_for_data_is_counted(shard_folder: Path, backend: str, opened: O
     for _ in loader:
         seen.append(loader.data_wait_seconds)
     assert seen[0] == 0 and all(a < b for a, b in zip(seen, seen[1:], strict=False))
+    waits = loader.waits
+    assert waits.read_wait_seconds > 0 and waits.decode_wait_seconds > 0
+    assert waits.handover_wait_seconds > 0 and waits.device_wait_seconds == 0
+    assert waits.data_wait_seconds == loader.data_wait_seconds
 
 
 # ---- what cannot be delivered ----
@@ -569,6 +576,58 @@ def test_a_shard_damaged_under_the_loader_is_named_and_nothing_hangs(
     path.write_bytes(original)  # mended: the loader goes on where it was
     delivered += [batch.ids.tolist() for batch in loader]
     assert delivered == [batch.ids.tolist() for batch in opened(shard_copy)]
+
+
+def test_bytes_as_written_that_are_no_image_name_shard_and_sample(
+    shard_copy: Path, backend: str, opened: Open
+) -> None:
+    dataset = open_dataset(shard_copy)
+    rows = dataset.index("train").copy()
+    path = shard_copy / f"train-{rows[20]['shard']:06d}.tar"
+    data = bytearray(path.read_bytes())
+    start, end = int(rows[20]["offset"]), int(rows[20]["offset"] + rows[20]["size"])
+    data[start:end] = bytes(end - start)
+    path.write_bytes(data)
+    rows["crc32"][20] = crc32(bytes(end - start))
+    split = dataclasses.replace(
+        dataset.split("train"), index_sha256=write_index(shard_copy, "train", rows)
+    )
+    splits = {**dataset.splits, "train": split}
+    write_dataset(dataclasses.replace(dataset, splits=splits))
+    loader = opened(shard_copy, backend=backend, batch_size=39)
+    expected = rf"{path}, sample {rows[20]['id']}: .* no image \(.*--repair SOURCE"
+    with pytest.raises(ValueError, match=expected):
+        list(loader)
+    loader.close()
+
+
+@pytest.mark.parametrize("harm", ["shortened", "missing", "grown in front", "another shard's"])
+def test_a_shard_changed_under_a_running_loader_names_itself_and_the_mend(
+    shard_copy: Path, backend: str, harm: str, opened: Open
+) -> None:
+    loader = opened(shard_copy, backend=backend, batch_size=39)  # no shard is open yet
+    path = shard_copy / "train-000002.tar"
+    original = path.read_bytes()
+    path.unlink()
+    if harm == "shortened":
+        path.write_bytes(original[:1000])
+    elif harm == "grown in front":
+        path.write_bytes(bytes(512) + original)
+    elif harm == "another shard's":
+        shutil.copy(shard_copy / "train-000001.tar", path)
+    mend = "tools/prepare_shards.py" if harm == "missing" else "tools/verify_shards.py .* --repair"
+    with pytest.raises(ValueError, match=rf"{path}.*{mend}"):
+        list(loader)
+
+
+def test_a_shard_that_is_not_of_the_size_written_is_refused_at_once(
+    shard_copy: Path, opened: Open
+) -> None:
+    path = shard_copy / "train-000002.tar"
+    for data in (path.read_bytes() + bytes(512), path.read_bytes()[:-512]):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"{path} has \d+ bytes.*prepare_shards.py"):
+            opened(shard_copy)
 
 
 def test_a_loader_that_failed_can_be_closed(shard_copy: Path, backend: str, opened: Open) -> None:

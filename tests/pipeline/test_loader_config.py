@@ -18,6 +18,7 @@ AUGMENTATION_0_1_0 = "46d496cc96b98b5b6a4796b2a4ac32e9e9da06f823cda848e254007a73
         ({"prefetch": 0}, "prefetch must be at least 1, not 0"),
         ({"threads": 0}, "threads must be at least 1, not 0"),
         ({"world_size": 0}, "world size must be at least 1, not 0"),
+        ({"local_world_size": 0}, "local world size must be at least 1, not 0"),
         ({"window": 0}, "window must be at least 1, not 0"),
         ({"rank": 1}, r"rank must be within 0..0, not 1"),
         ({"world_size": 4, "rank": 4}, r"rank must be within 0..3, not 4"),

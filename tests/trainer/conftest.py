@@ -1,12 +1,14 @@
 """Batches made of numbers instead of photographs, as a loader would deliver them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from pipeline.loader import Batch
+from pipeline.waits import Waits
 from trainer.layers import random_source
 
 
@@ -40,7 +42,7 @@ class MadeFeed:
     def __init__(self, num_steps: int, batch_size: int = 4, num_classes: int = 3) -> None:
         self.num_steps, self.batch_size, self.num_classes = num_steps, batch_size, num_classes
         self.epoch, self.step = 0, 0
-        self.data_wait_seconds = 0.0
+        self.waits = Waits()
 
     def __len__(self) -> int:
         return self.num_steps
@@ -49,7 +51,9 @@ class MadeFeed:
         while self.step < self.num_steps:
             batch = make_batch(self.batch_size, self.num_classes, self.epoch, self.step)
             self.step += 1
-            self.data_wait_seconds += 0.5
+            self.waits = replace(
+                self.waits, decode_wait_seconds=self.waits.decode_wait_seconds + 0.5
+            )
             yield batch
         self.epoch, self.step = self.epoch + 1, 0
 

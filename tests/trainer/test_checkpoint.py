@@ -172,12 +172,12 @@ def test_a_save_that_fails_keeps_the_checkpoint_before_it(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm": "response"}, "norm is 'batch', asked for 'response'"),
-        ({"activation": "tanh"}, "activation is 'relu', asked for 'tanh'"),
-        ({"pool_px": 2}, "pool_px is 3, asked for 2"),
-        ({"removed": ["conv3"]}, r"removed are 0 \(\), asked for 1 \(conv3\)"),
-        ({"mean": "image-centre"}, "mean is 'channel', asked for 'image-centre'"),
-        ({"columns": 1}, "columns is 2, asked for 1"),
+        ({"norm": "response"}, "network.norm is 'batch', asked for 'response'"),
+        ({"activation": "tanh"}, "network.activation is 'relu', asked for 'tanh'"),
+        ({"pool_px": 2}, "network.pool_px is 3, asked for 2"),
+        ({"removed": ["conv3"]}, r"network.removed are 0 \(\), asked for 1 \(conv3\)"),
+        ({"mean": "image-centre"}, "augmentation.mean is 'channel', asked for 'image-centre'"),
+        ({"columns": 1}, "network.columns is 2, asked for 1"),
     ],
 )
 def test_a_checkpoint_of_another_variant_is_refused_by_what_differs(
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_variant_is_refused_by_what_differs(
 
 
 def test_a_checkpoint_of_another_width_or_class_count_is_refused_by_what_differs() -> None:
-    with pytest.raises(ValueError, match="num_classes is 3, asked for 4; width is .* for 0.125$"):
+    with pytest.raises(ValueError, match="width is .* for 0.125; num_classes is 3, asked for 4$"):
         load_model(AlexNet(MODERN, 4, 1 / 8), trained())
 
 

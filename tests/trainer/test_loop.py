@@ -65,7 +65,8 @@ def test_totals_are_the_mean_loss_and_the_waits_of_the_epoch(preset: Preset) -> 
     trainer, totals = make_trainer(preset), Totals()
     assert trainer.train_epoch(MadeFeed(6), totals, progress(6), never)
     assert totals.loss == pytest.approx(sum(losses) / 6, rel=1e-12)
-    assert (totals.num_images, totals.data_wait_seconds) == (24, 3.0)
+    assert (totals.num_images, totals.decode_wait_seconds) == (24, 3.0)
+    assert (totals.data_wait_seconds, totals.read_wait_seconds) == (3.0, 0.0)
     assert trainer.step == 6 and totals.seconds > 0
 
 

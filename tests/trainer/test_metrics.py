@@ -19,6 +19,10 @@ def report(epoch: int) -> Report:
         train_seconds=8.0,
         val_seconds=1.0,
         data_wait_seconds=2.0,
+        read_wait_seconds=0.25,
+        decode_wait_seconds=1.0,
+        handover_wait_seconds=0.5,
+        device_wait_seconds=0.25,
     )
 
 
@@ -37,6 +41,10 @@ def test_the_keys_are_stable() -> None:
         "train_seconds",
         "val_seconds",
         "data_wait_seconds",
+        "read_wait_seconds",
+        "decode_wait_seconds",
+        "handover_wait_seconds",
+        "device_wait_seconds",
         "fed_ratio",
         "weights",
     ]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.backends import RenderSettings, Work, choose_backend, open_backend
+from pipeline.backends import RenderSettings, Work, open_first
 from pipeline.cores import available_cores
 from pipeline.draws import draws, lighting_offsets
 from pipeline.images import RAW_HEADER, Pixels
@@ -95,7 +95,6 @@ def _render(
     full: bool,
 ) -> list[NDArray[Any]]:
     """Renders the images of `rows` once for each (crop, offsets), on the CPU."""
-    name, _ = choose_backend("auto", on_gpu=False)
     settings = RenderSettings(
         encoding=dataset.encoding,
         max_rows=len(rows),
@@ -114,7 +113,8 @@ def _render(
         depth=1,
         num_threads=1,
     )
-    renderer = open_backend(name, settings)
+    opened = open_first("auto", lambda _: settings, on_gpu=False, encoding=dataset.encoding)
+    renderer = opened.backend
     rendered = []
     try:
         for crop, offsets in works:

@@ -1,13 +1,16 @@
 """A loader measurement: who takes part, on which images, and what comes of it."""
 
+import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.backends import choose_backend
+import numpy as np
+
+from pipeline.backends import RenderSettings, open_first
 from pipeline.manifest import open_dataset
 from pipeline.moments import read_statistics
 from tools.measure.contestants import PEERS, Entrant, our_entrant
@@ -28,6 +31,8 @@ class LoaderContest:
 
     backends: of this project, "auto" among them. peers: names in PEERS. num_threads: threads or
     worker processes of each. min_images: of a pass; a smaller split is repeated up to it.
+    raw_shards: the same photographs as raw shards, measured as well. cold: files are dropped from
+    the page cache before each pass.
     """
 
     shards: Path
@@ -37,6 +42,8 @@ class LoaderContest:
     batch_size: int
     repeats: int
     min_images: int
+    raw_shards: Path | None = None
+    cold: bool = False
 
     def __post_init__(self) -> None:
         require_repeats(self.repeats)
@@ -60,29 +67,34 @@ def run_loader_contest(
     ValueError where the shards cannot be used. Peers that are not installed or fail are named in
     the report with the reason, and the rest goes on.
     """
-    read_statistics(contest.shards, open_dataset(contest.shards).fingerprint("train"))
-    ours, absent = _our_entrants(contest.backends)
-    peers = [PEERS[name] for name in dict.fromkeys(contest.peers)]
+    folders = _folders(contest)
+    ours, absent = _our_entrants(contest.backends, folders)
+    peers = _peers(contest.peers, folders, absent)
     present: list[Entrant] = []
     for entrant in (*ours, *peers):
         if entrant.lack is None:
             present.append(entrant)
         else:
-            absent[entrant.name] = entrant.lack
-            report(f"{entrant.name}: {entrant.lack}")
+            absent[entrant.label] = entrant.lack
+            report(f"{entrant.label}: {entrant.lack}")
     with ExitStack() as stack:
         folder = tempfile.TemporaryDirectory(prefix="fullfeed-benchmark-")
         scratch = Path(stack.enter_context(folder))
-        shards = _long_enough(contest, scratch, report)
+        shards = {
+            encoding: _long_enough(contest, folder, scratch / encoding, report)
+            for encoding, folder in folders.items()
+        }
         hosts = [
-            stack.enter_context(Host(entrant, _settings(contest, shards, scratch, entrant)))
+            stack.enter_context(
+                Host(entrant, _settings(contest, shards[entrant.encoding], scratch, entrant))
+            )
             for entrant in present
         ]
         outcome = run_rounds(hosts, contest.repeats, report)
-        num_images = open_dataset(shards).num_samples("train")
+        num_images = open_dataset(next(iter(shards.values()))).num_samples("train")
     return build_report(
         outcome,
-        [(mine.name, peer.name) for mine in ours for peer in peers],
+        _pairs(ours, peers),
         absent=absent,
         machine=describe_machine(
             Path(__file__).parent, [name for entrant in present for name in entrant.packages]
@@ -93,40 +105,101 @@ def run_loader_contest(
             "repeats": contest.repeats,
             "images_per_pass": num_images // contest.batch_size * contest.batch_size,
             "distinct_images": open_dataset(contest.shards).num_samples("train"),
-            "encoding": open_dataset(contest.shards).encoding,
+            "encodings": list(folders),
+            "cold": contest.cold,
             "seed": SEED,
         },
     )
 
 
-def _our_entrants(backends: Sequence[str]) -> tuple[list[Entrant], dict[str, str]]:
+def _folders(contest: LoaderContest) -> dict[str, Path]:
+    """Encoding to the shard folder that has it; ValueError where they cannot be used."""
+    folders = {open_dataset(contest.shards).encoding: contest.shards}
+    if contest.raw_shards is not None:
+        found = open_dataset(contest.raw_shards).encoding
+        if found != "raw" or "raw" in folders:
+            raise ValueError(
+                f"raw shards are compared with JPEG ones: {contest.raw_shards} holds {found} "
+                f"ones, {contest.shards} {' '.join(folders)} ones"
+            )
+        folders["raw"] = contest.raw_shards
+    for folder in folders.values():
+        read_statistics(folder, open_dataset(folder).fingerprint("train"))
+    return folders
+
+
+def _our_entrants(
+    backends: Sequence[str], folders: Mapping[str, Path]
+) -> tuple[list[Entrant], dict[str, str]]:
     """This project's entrants, each once, and the backends that cannot work here with reasons."""
+    names: dict[tuple[str, str], None] = {}
+    absent: dict[str, str] = {}
+    for encoding, asked in itertools.product(folders, backends):
+        try:
+            names[_working_backend(asked, encoding), encoding] = None
+        except ValueError as error:
+            absent[asked] = str(error)
+    return [replace(our_entrant(name), encoding=encoding) for name, encoding in names], absent
+
+
+def _working_backend(asked: str, encoding: str) -> str:
+    """The name of the backend that is opened when `asked` is; ValueError where none works."""
     import torch
 
-    names: dict[str, None] = {}
-    absent: dict[str, str] = {}
-    for backend in backends:
-        try:
-            names[choose_backend(backend, on_gpu=torch.cuda.is_available())[0]] = None
-        except ValueError as error:
-            absent[backend] = str(error)
-    return [our_entrant(name) for name in names], absent
-
-
-def _long_enough(contest: LoaderContest, scratch: Path, report: Callable[[str], None]) -> Path:
-    """The shards, or a folder in `scratch` that repeats them up to the images of a pass."""
-    dataset = open_dataset(contest.shards)
-    if contest.peers and dataset.encoding != "jpeg":
-        raise ValueError(
-            f"peers read JPEG shards, {contest.shards} holds {dataset.encoding} ones; leave out "
-            "--against, or prepare with --encoding jpeg"
+    def settings_of(backend: str) -> RenderSettings:
+        return RenderSettings(
+            encoding=encoding,
+            max_rows=1,
+            num_threads=1,
+            depth=1,
+            full=False,
+            dtype=np.float16 if backend == "dali-gpu" else np.float32,
+            device=torch.cuda.current_device() if backend == "dali-gpu" else None,
         )
-    num_images = dataset.num_samples("train")
+
+    on_gpu = torch.cuda.is_available()
+    opened = open_first(asked, settings_of, on_gpu=on_gpu, encoding=encoding)
+    opened.backend.close()
+    return opened.name
+
+
+def _peers(
+    names: Sequence[str], folders: Mapping[str, Path], absent: dict[str, str]
+) -> list[Entrant]:
+    """Every peer once for each encoding it reads; one that reads none is told in `absent`."""
+    peers = []
+    for name in dict.fromkeys(names):
+        found = [each for each in folders if each in PEERS[name].encodings]
+        peers += [replace(PEERS[name], encoding=encoding) for encoding in found]
+        if not found:
+            absent[name] = f"reads no {' or '.join(folders)} shards"
+    return peers
+
+
+def _pairs(ours: Sequence[Entrant], peers: Sequence[Entrant]) -> list[tuple[str, str]]:
+    """Whose ratio is taken: ours to every peer of the same encoding, our raw to our JPEG."""
+    pairs = [
+        (mine.label, peer.label)
+        for mine, peer in itertools.product(ours, peers)
+        if mine.encoding == peer.encoding
+    ]
+    return pairs + [
+        (mine.label, other.label)
+        for mine, other in itertools.product(ours, ours)
+        if mine.name == other.name and (mine.encoding, other.encoding) == ("raw", "jpeg")
+    ]
+
+
+def _long_enough(
+    contest: LoaderContest, shards: Path, target: Path, report: Callable[[str], None]
+) -> Path:
+    """The shards, or `target`, made to repeat them up to the images of a pass."""
+    num_images = open_dataset(shards).num_samples("train")
     if num_images >= contest.min_images:
-        return contest.shards
-    target = scratch / "shards"
+        return shards
     target.mkdir()
-    repeated = repeat_split(contest.shards, target, contest.min_images)
+    # A copy has pages of its own; links would be warm after the first repeat of a cold pass.
+    repeated = repeat_split(shards, target, contest.min_images, copies=contest.cold)
     report(f"{num_images:,} images, repeated to {repeated.num_samples('train'):,}")
     return target
 
@@ -134,7 +207,7 @@ def _long_enough(contest: LoaderContest, scratch: Path, report: Callable[[str], 
 def _settings(
     contest: LoaderContest, shards: Path, scratch: Path, entrant: Entrant
 ) -> FeedSettings:
-    own = scratch / f"of-{entrant.name}"
+    own = scratch / f"of-{entrant.label}"
     own.mkdir()
     return FeedSettings(
         shards=shards,
@@ -142,4 +215,5 @@ def _settings(
         num_threads=contest.num_threads,
         seed=SEED,
         scratch=own,
+        cold=contest.cold,
     )

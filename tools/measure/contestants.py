@@ -11,14 +11,21 @@ class Entrant:
     """A contestant before it is opened.
 
     module: has open_feed(name, settings). needs: modules that must be importable. install: the
-    command that makes them so.
+    command that makes them so. encodings: of shards that it can read. encoding: of those it does.
     """
 
     name: str
     module: str
+    encodings: tuple[str, ...] = ("jpeg",)
+    encoding: str = "jpeg"
     needs: tuple[str, ...]
     packages: tuple[str, ...] = ()  # distributions whose versions its result depends on
     install: str
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables."""
+        return self.name if self.encoding == "jpeg" else f"{self.name}-{self.encoding}"
 
     @property
     def lack(self) -> str | None:
@@ -52,6 +59,7 @@ PEERS = {
         Entrant(
             name="ffcv",
             module="tools.measure.peers_ffcv",
+            encodings=("jpeg", "raw"),
             needs=("ffcv",),
             packages=("ffcv", "numba"),
             install="apt-get install libopencv-dev libturbojpeg0-dev pkg-config && "
@@ -67,6 +75,7 @@ def our_entrant(backend: str) -> Entrant:
     return Entrant(
         name=backend,
         module="tools.measure.ours",
+        encodings=("jpeg", "raw"),
         needs=("nvidia.dali",) if backend.startswith("dali") else (),
         install="pip install 'fullfeed[dali]'",
     )

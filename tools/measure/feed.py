@@ -22,6 +22,7 @@ class FeedSettings:
     shards: the folder all read. batch_size: images. num_threads: threads of rendering, or worker
     processes, beside the thread that takes the batches. seed: of the order and the draws.
     scratch: an empty folder of one contestant's own, for what it cannot read from the shards.
+    cold: whether files are dropped from the page cache before each pass.
     """
 
     shards: Path
@@ -29,6 +30,7 @@ class FeedSettings:
     num_threads: int
     seed: int
     scratch: Path
+    cold: bool = False
 
 
 class Feed(Protocol):

@@ -12,6 +12,7 @@ from typing import Self
 
 from tools.measure.contestants import Entrant
 from tools.measure.feed import Feed, FeedSettings
+from tools.measure.memory import anonymous_bytes, evict, feed_files
 from tools.measure.rounds import Pass, PassError
 
 LONGEST_PASS_SECONDS = 900.0  # opening included; beyond it a contestant counts as hung
@@ -34,7 +35,7 @@ class Host:
         patience_seconds: float = LONGEST_PASS_SECONDS,
         end_seconds: float = LONGEST_END_SECONDS,
     ) -> None:
-        self.name = entrant.name
+        self.name = entrant.label
         self._patience_seconds, self._end_seconds = patience_seconds, end_seconds
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -117,14 +118,21 @@ def timed_pass(feed: Feed, settings: FeedSettings) -> Pass:
 
     wanted = (settings.batch_size, 3, 224, 224)
     num_images = 0
-    started = time.perf_counter()
+    if settings.cold:
+        evict(feed_files(settings))
+    started, caller = time.perf_counter(), time.thread_time()
     for images in feed.batches():
         if tuple(images.shape) != wanted or not images.is_floating_point():
             raise ValueError(f"a batch is {tuple(images.shape)} {images.dtype}, not {wanted}")
         num_images += len(images)
     if torch.cuda.is_available() and images.is_cuda:
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
+    seconds, caller_seconds = time.perf_counter() - started, time.thread_time() - caller
     if not num_images:
         raise ValueError("a pass without a batch")
-    return Pass(num_images=num_images, seconds=seconds)
+    return Pass(
+        num_images=num_images,
+        seconds=seconds,
+        caller_seconds=caller_seconds,
+        anonymous_bytes=anonymous_bytes(),
+    )

@@ -1,11 +1,11 @@
 """FFCV, as its documentation recommends: its own file, compiled pipeline, memory-mapped, shuffled.
 
-The stored JPEGs are copied into a .beton file as they are. RandomResizedCrop with area 224²/256²
-and ratio 1 is the 224-px crop; RandomHorizontalFlip; the lighting is an operation of the same form
-as FFCV's own NormalizeImage, which makes float32 of uint8 in the compiled loop; the order is its
-RANDOM. It differs from the others in that FFCV decodes with the fast DCT of libjpeg-turbo (less
-work; on real photographs up to 9 levels off, 1 on average), and that it overwrites a batch after a
-few more were taken.
+The stored JPEGs, or raw pixels, are copied into a .beton file as they are. RandomResizedCrop with
+area 224²/256² and ratio 1 is the 224-px crop; RandomHorizontalFlip; the lighting is an operation
+of the same form as FFCV's own NormalizeImage, which makes float32 of uint8 in the compiled loop;
+the order is its RANDOM. It differs from the others in that FFCV decodes with the fast DCT of
+libjpeg-turbo (less work; on real photographs up to 9 levels off, 1 on average), and that it
+overwrites a batch after a few more were taken.
 """
 
 import os
@@ -37,7 +37,7 @@ from ffcv.writer import DatasetWriter  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
 from pipeline.draws import ALPHA_STD, CROP_PX
-from pipeline.images import SIZE_PX
+from pipeline.images import SIZE_PX, decode_stored
 from pipeline.manifest import open_dataset
 from tools.measure.feed import FeedSettings, lighting_matrix
 
@@ -75,12 +75,13 @@ class Lighting(Operation):  # type: ignore[misc]
 
 
 class StoredImages:
-    """Items: the encoded bytes of an image, uint8 (size,), and its label."""
+    """Items: an image's label and its encoded bytes, uint8 (size,); of a raw one, its pixels."""
 
     def __init__(self, shards: Path) -> None:
         dataset = open_dataset(shards)
         self._paths = [shards / shard.name for shard in dataset.split("train").shards]
         self._index = dataset.index("train")
+        self._is_raw = dataset.encoding == "raw"
 
     def __len__(self) -> int:
         return len(self._index)
@@ -89,7 +90,8 @@ class StoredImages:
         found = self._index[row]
         with open(self._paths[found["shard"]], "rb") as file:
             data = os.pread(file.fileno(), int(found["size"]), int(found["offset"]))
-        return np.frombuffer(data, np.uint8), int(found["label"])
+        image = decode_stored(data) if self._is_raw else np.frombuffer(data, np.uint8)
+        return image, int(found["label"])
 
 
 class FfcvFeed:
@@ -129,9 +131,12 @@ class FfcvFeed:
 
 
 def write_beton(shards: Path, path: Path, num_workers: int) -> None:
-    """Copies the stored JPEGs and labels of split train into an FFCV file."""
-    field = RGBImageField(write_mode="jpg")
-    field.encode = store_encoded  # FFCV's own would decode nothing and encode pixels anew
+    """Copies the stored images and labels of split train into an FFCV file."""
+    if open_dataset(shards).encoding == "raw":
+        field = RGBImageField(write_mode="raw")
+    else:
+        field = RGBImageField(write_mode="jpg")
+        field.encode = store_encoded  # FFCV's own would encode pixels anew
     fields = {"image": field, "label": IntField()}
     writer = DatasetWriter(str(path), fields, num_workers=num_workers)
     with redirect_stdout(sys.stderr):

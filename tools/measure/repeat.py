@@ -1,6 +1,7 @@
 """A small split made long: the same shards under more numbers, so that a pass takes seconds."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ from pipeline.moments import read_statistics, write_statistics
 from pipeline.shards import dali_index_path, shard_stem, write_index
 
 
-def repeat_split(source: Path, target: Path, num_images: int, split: str = "train") -> Dataset:
+def repeat_split(
+    source: Path, target: Path, num_images: int, split: str = "train", *, copies: bool = False
+) -> Dataset:
     """A shard folder at `target` that holds `split` of `source` as often as gives `num_images`.
 
     Tar files and their indices are symbolic links, so a repeat takes no disk space and is read
-    from the same pages of memory; sample ids repeat as well. Index, manifest and statistics are
-    written anew, so every reader of shard folders reads this one. `target` is an empty folder.
+    from the same pages of memory (copies=True: copies, each with pages of its own); sample ids
+    repeat as well. Index, manifest and statistics are written anew, so every reader of shard
+    folders reads this one. `target` is an empty folder.
     ValueError where `source` is not a whole shard folder with statistics.
     """
     dataset = open_dataset(source)
@@ -28,7 +32,11 @@ def repeat_split(source: Path, target: Path, num_images: int, split: str = "trai
     for number in range(times * num_shards):
         original = number % num_shards
         tar = (source / found.shards[original].name).resolve()
-        (target / f"{shard_stem(split, number)}.tar").symlink_to(tar)
+        link = target / f"{shard_stem(split, number)}.tar"
+        if copies:
+            shutil.copyfile(tar, link)
+        else:
+            link.symlink_to(tar)
         index = dali_index_path(source, split, original).resolve()
         dali_index_path(target, split, number).symlink_to(index)
     shards = tuple(

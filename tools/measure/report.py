@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tools.measure.rounds import Outcome
+from tools.measure.rounds import Outcome, Pass
 from tools.measure.spread import Spread, round_ratios, spread_of
 
 
@@ -18,7 +18,9 @@ def build_report(
 ) -> dict[str, Any]:
     """The JSON object of a measurement.
 
-    results: name and images_per_second (median, min, max) of each that came through. ratios:
+    results: name and images_per_second (median, min, max) of each that came through; where
+    measured, caller_us_per_image, the calling thread's CPU time (median, min, max), and
+    anonymous_mb after the first and the last pass, and the least and largest of all. ratios:
     "ours/theirs" to median, min and max of the ratios round by round, for each of `pairs` of which
     both came through. not_measured: name to reason. machine and settings: as given.
     """
@@ -28,8 +30,12 @@ def build_report(
     }
     return {
         "results": [
-            {"name": name, "images_per_second": _rounded(spread_of(values), 1)}
-            for name, values in speeds.items()
+            {
+                "name": name,
+                "images_per_second": _rounded(spread_of(speeds[name]), 1),
+                **_costs(passes),
+            }
+            for name, passes in outcome.passes.items()
         ],
         "ratios": {
             f"{ours}/{theirs}": _rounded(
@@ -42,6 +48,19 @@ def build_report(
         "settings": dict(settings),
         "not_measured": {**absent, **outcome.failed},
     }
+
+
+def _costs(passes: Sequence[Pass]) -> dict[str, dict[str, float]]:
+    """What the calling thread spent and what the process kept, as far as it was measured."""
+    found = {}
+    caller = [p.caller_seconds / p.num_images for p in passes if p.caller_seconds is not None]
+    if caller:
+        found["caller_us_per_image"] = _rounded(spread_of([1e6 * each for each in caller]), 2)
+    kept = [p.anonymous_bytes / 1e6 for p in passes if p.anonymous_bytes is not None]
+    if kept:
+        ends = {"first": kept[0], "last": kept[-1], "min": min(kept), "max": max(kept)}
+        found["anonymous_mb"] = {name: round(value, 1) for name, value in ends.items()}
+    return found
 
 
 def _rounded(spread: Spread, digits: int) -> dict[str, float]:

@@ -7,10 +7,17 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One uninterrupted stretch of a contestant's work."""
+    """One uninterrupted stretch of a contestant's work.
+
+    caller_seconds: CPU time of the thread that took the images. anonymous_bytes: of its process
+    when the pass was over (RssAnon: what it keeps of files does not count), worker processes
+    aside. None where it was not measured.
+    """
 
     num_images: int
     seconds: float
+    caller_seconds: float | None = None
+    anonymous_bytes: int | None = None
 
     @property
     def images_per_second(self) -> float:

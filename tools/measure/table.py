@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ def report_table(report: Mapping[str, Any]) -> str:
     for result in report["results"]:
         speed = result["images_per_second"]
         lines.append(_row(result["name"], *(f"{speed[key]:,.0f}" for key in speed)))
+    lines += _cost_lines(report["results"])
     if report["ratios"]:
         lines += ["", _row("ratio, round by round", "median", "min", "max")]
     for name, ratio in report["ratios"].items():
@@ -31,6 +32,22 @@ def report_table(report: Mapping[str, Any]) -> str:
     for name, reason in report["not_measured"].items():
         lines.append(f"not measured: {name}: {reason}")
     return "\n".join(lines)
+
+
+def _cost_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each cost the thread that called it, and what its process kept in memory."""
+    lines = []
+    if any("caller_us_per_image" in result for result in results):
+        lines += ["", _row("caller's CPU, us per image", "median", "min", "max")]
+    for result in results:
+        if cost := result.get("caller_us_per_image"):
+            lines.append(_row(result["name"], *(f"{cost[key]:.2f}" for key in cost)))
+    if any("anonymous_mb" in result for result in results):
+        lines += ["", _row("memory after a pass, MB", "first", "last", "min", "max")]
+    for result in results:
+        if kept := result.get("anonymous_mb"):
+            lines.append(_row(result["name"], *(f"{kept[key]:,.0f}" for key in kept)))
+    return lines
 
 
 def _row(name: str, *values: str) -> str:

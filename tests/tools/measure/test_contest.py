@@ -6,6 +6,7 @@ This file is also the module of those contestants: their processes import it by 
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def test_peers_that_are_absent_raise_or_die_are_reported_and_the_rest_is_measure
         "repeats": 5,
         "images_per_pass": 76,  # 39 images twice, in whole batches
         "distinct_images": 39,
-        "encoding": "jpeg",
+        "encodings": ["jpeg"],
+        "cold": False,
         "seed": 0,
     }
 
@@ -130,6 +132,41 @@ def test_shards_that_are_absent_are_refused_with_the_command_that_makes_them(
         run_loader_contest(contest(tmp_path / "nowhere"))
 
 
-def test_peers_are_not_measured_on_raw_shards(raw_shard_folder: Path) -> None:
-    with pytest.raises(ValueError, match="peers read JPEG shards.*raw"):
-        run_loader_contest(contest(raw_shard_folder, peers=("torch",)))
+def test_a_peer_that_reads_no_raw_shards_is_told_and_left_out(raw_shard_folder: Path) -> None:
+    report = run_loader_contest(contest(raw_shard_folder, peers=("torch",)))
+    assert [result["name"] for result in report["results"]] == ["numpy-raw"]
+    assert report["not_measured"] == {"torch": "reads no raw shards"}
+
+
+def test_raw_shards_are_measured_by_turns_with_jpeg_ones_and_compared(
+    shard_folder: Path, raw_shard_folder: Path
+) -> None:
+    report = run_loader_contest(contest(shard_folder, raw_shards=raw_shard_folder))
+    assert [result["name"] for result in report["results"]] == ["numpy", "numpy-raw"]
+    assert list(report["ratios"]) == ["numpy-raw/numpy"]
+    with pytest.raises(ValueError, match="raw shards are compared with JPEG ones"):
+        run_loader_contest(contest(raw_shard_folder, raw_shards=raw_shard_folder))
+    with pytest.raises(ValueError, match="raw shards are compared with JPEG ones"):
+        run_loader_contest(contest(shard_folder, raw_shards=shard_folder))
+
+
+def test_a_pass_tells_the_caller_s_time_and_the_memory_kept(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    done = timed_pass(FakeFeed("fine", feed_settings(tmp_path)), feed_settings(tmp_path))
+    assert done.caller_seconds is not None and 0 < done.caller_seconds <= 2 * done.seconds
+    assert done.anonymous_bytes is not None and 10e6 < done.anonymous_bytes < 10e9
+
+
+def test_a_cold_pass_finds_its_files_outside_the_page_cache(
+    shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evicted: list[set[str]] = []
+    monkeypatch.setattr(
+        "tools.measure.host.evict", lambda paths: evicted.append({path.name for path in paths})
+    )
+    settings = replace(feed_settings(shard_folder), scratch=shard_folder / "nothing")
+    timed_pass(FakeFeed("fine", settings), settings)
+    assert evicted == []
+    timed_pass(FakeFeed("fine", settings), replace(settings, cold=True))
+    assert evicted == [{path.name for path in shard_folder.glob("*.tar")}]

@@ -8,7 +8,12 @@ from tools.measure.table import report_table
 
 OUTCOME = Outcome(
     passes={
-        "dali-cpu": [Pass(num_images=n, seconds=2.0) for n in (600, 800, 700, 640, 660)],
+        "dali-cpu": [
+            Pass(
+                num_images=n, seconds=2.0, caller_seconds=n * 3e-6, anonymous_bytes=n * 1_000_000
+            )
+            for n in (600, 800, 700, 640, 660)
+        ],
         "torch": [Pass(num_images=n, seconds=1.0) for n in (100, 200, 100, 100, 110)],
     },
     failed={"ffcv": "ImportError: broken"},
@@ -28,6 +33,8 @@ def test_the_json_form_is_frozen() -> None:
             {
                 "name": "dali-cpu",
                 "images_per_second": {"median": 330.0, "min": 300.0, "max": 400.0},
+                "caller_us_per_image": {"median": 3.0, "min": 3.0, "max": 3.0},
+                "anonymous_mb": {"first": 600.0, "last": 660.0, "min": 600.0, "max": 800.0},
             },
             {
                 "name": "torch",
@@ -57,6 +64,12 @@ def test_the_table_shows_speeds_ratios_and_what_is_absent() -> None:
         "images per second             median       min       max",
         "dali-cpu                         330       300       400",
         "torch                            100       100       200",
+        "",
+        "caller's CPU, us per image    median       min       max",
+        "dali-cpu                        3.00      3.00      3.00",
+        "",
+        "memory after a pass, MB        first      last       min       max",
+        "dali-cpu                         600       660       600       800",
         "",
         "ratio, round by round         median       min       max",
         "dali-cpu/torch                  3.00      2.00      3.50",
