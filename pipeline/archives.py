@@ -1,5 +1,6 @@
 """Tar files as sources, read in place: the members of one, and of the tar files within one."""
 
+import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,11 +24,17 @@ class Member:
     size: int
 
 
-def members(path: Path) -> list[Member]:
-    """The regular files in a tar file; ValueError where it is cut off or no tar file."""
+def members(path: Path, data: bytes | None = None) -> list[Member]:
+    """The regular files in a tar file; ValueError where it is cut off or no tar file.
+
+    data: its bytes, where they were read already (those of an object store have to be).
+    """
     try:
-        with tarfile.open(path, "r:") as tar:
-            return list(_members(tar, path, start=0, size=os.path.getsize(path)))
+        with open(path, "rb") if data is None else io.BytesIO(data) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                return list(_members(tar, path, start=0, size=size))
     except (tarfile.TarError, OSError) as error:
         raise ValueError(_damaged(path, error)) from error
 
@@ -49,6 +56,16 @@ def nested_members(path: Path) -> Iterator[tuple[bytes, list[Member]]]:
                 yield class_of(name), found
     except (tarfile.TarError, OSError) as error:
         raise ValueError(_damaged(path, error)) from error
+
+
+def holds_tars(path: Path) -> bool:
+    """Whether the first file in a tar is a tar itself; ValueError where it is no tar file."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            first = next((info for info in tar if not info.isdir()), None)
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(_damaged(path, error)) from error
+    return first is not None and first.name.endswith(".tar")
 
 
 def class_of(name: bytes) -> bytes:

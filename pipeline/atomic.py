@@ -2,11 +2,15 @@
 
 import fcntl
 import os
+import re
+import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+TEMPORARY = re.compile(r".+\.[0-9a-f]{16}\.tmp")
 
 
 def is_local(path: Path) -> bool:
@@ -19,26 +23,74 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes its name only when the block ends without an exception.
 
     path: a local file, or one on an object store (see locations.py), where an object appears when
-    its upload ends. A local one is written beside `path` as `.tmp`, flushed to the disk, then
-    renamed over it (POSIX renames are atomic). What an exception or a kill leaves behind is a
-    `.tmp` that nothing reads and that the next try overwrites. OSError as the file system raises.
+    its upload ends. A local one is written beside `path` under a name that no other writer has,
+    flushed to the disk, then renamed over it (POSIX renames are atomic): of several writers one
+    file stays, whole. A kill leaves a `.tmp` behind that nothing reads; see remove_temporaries.
+    OSError as the file system raises.
     """
     if not is_local(path):
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / path.name
             with open(local, "wb") as file:
                 yield file
-            try:
-                getattr(path, "fs").put_file(str(local), getattr(path, "path"))
-            except OSError as error:
-                raise OSError(f"{path} cannot be written: {error}") from error
+            put_whole(local, path)
         return
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):  # there may be none
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename == os.fspath(temporary):
+            error.filename = os.fspath(path)  # the name that people know
+        raise
+
+
+def put_whole(source: Path, path: Path) -> None:
+    """Moves a local file to `path`, on the same file system or on an object store, at once."""
+    if is_local(path):
+        os.replace(source, path)
+        return
+    try:
+        getattr(path, "fs").put_file(str(source), getattr(path, "path"))
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def remove_temporaries(folder: Path) -> int:
+    """Removes what killed writers left in a local folder; returns how many files.
+
+    To be called by the folder's sole writer: a file that is being written would go as well.
+    """
+    if not is_local(folder):
+        return 0
+    left = [path for path in folder.glob("*.tmp") if TEMPORARY.fullmatch(path.name)]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def create_once(path: Path, data: bytes) -> bytes:
+    """Writes `data` as the file `path` if there is none; returns what is there then.
+
+    Of several writers at once the first one wins, on object stores that can create exclusively
+    (S3 can); on others the last.
+    """
+    try:
+        if is_local(path):
+            with open(path, "xb") as file:
+                file.write(data)
+        else:
+            getattr(path, "fs").pipe_file(getattr(path, "path"), data, mode="create")
+    except FileExistsError:
+        return path.read_bytes()
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    return data
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -51,8 +103,8 @@ def write_whole(path: Path, data: bytes) -> None:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Keeps a second process from writing into a local folder while the block runs.
 
-    OSError where another one does. The lock is the folder's own and goes with the process; an
-    object store has none, and two writers there put whole objects of equal bytes.
+    OSError where another one does. The lock is the folder's own and goes with the process. An
+    object store has none: there, prepare() lets in several that write the same bytes.
     """
     if not is_local(folder):
         yield

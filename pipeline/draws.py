@@ -29,16 +29,23 @@ class Draws:
         """The draws of the batch's images [first, last)."""
         return Draws(self.crop[first:last], self.alpha[first:last])
 
+    def unlit(self) -> "Draws":
+        """The same crops and flips without lighting."""
+        return Draws(self.crop, np.zeros_like(self.alpha))
 
-def draws(seed: int, epoch: int, step: int, batch_size: int) -> Draws:
+
+def draws(seed: int, epoch: int, step: int, batch_size: int, images_per_crop: int = 1) -> Draws:
     """A training step's draws for a global batch of `batch_size` images.
 
     Offsets uniform over 0..32, flip with probability 1/2, alpha ~ N(0, 0.1**2) for each component.
+    Runs of `images_per_crop` images share offsets and flip: 32 in the 2012 code (convdata.py).
     """
     cropping = _generator(seed, CROP_TAG, epoch, step)
-    crop = np.empty((batch_size, 3), np.int32)
-    crop[:, :2] = cropping.integers(0, MAX_OFFSET_PX + 1, (batch_size, 2))
-    crop[:, 2] = cropping.integers(0, 2, batch_size)
+    num_crops = -(-batch_size // images_per_crop)
+    crop = np.empty((num_crops, 3), np.int32)
+    crop[:, :2] = cropping.integers(0, MAX_OFFSET_PX + 1, (num_crops, 2))
+    crop[:, 2] = cropping.integers(0, 2, num_crops)
+    crop = crop.repeat(images_per_crop, axis=0)[:batch_size]
     alpha = _generator(seed, LIGHTING_TAG, epoch, step).standard_normal((batch_size, 3))
     return Draws(crop, alpha * ALPHA_STD)
 

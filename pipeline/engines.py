@@ -7,9 +7,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.sharedctypes import SynchronizedArray
 from multiprocessing.synchronize import Event
@@ -68,7 +69,6 @@ class _Worker:
 def _start_worker(done: "SynchronizedArray[int]", stop: Event) -> None:
     _Worker.done, _Worker.stop = done, stop
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -88,6 +88,19 @@ def _advance(added: Tally) -> None:
         raise _Stopped
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block ends; processes started in it never see one.
+
+    A worker could ignore it by itself only once Python and this module are loaded.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _make_in_worker(task: ShardTask) -> Stages:
     return make_shard(task, _advance)
 
@@ -104,7 +117,9 @@ def _run_in_processes(shards: list[PlannedShard], num_workers: int, report: Repo
         running: set[Future[Stages]] = set()
         while True:
             free = 2 * num_workers - len(running)  # a short queue: plans can be long
-            running |= {pool.submit(_make_in_worker, task) for task in islice(waiting, free)}
+            for task in islice(waiting, free):
+                with _interrupts_held():
+                    running.add(pool.submit(_make_in_worker, task))
             if not running:
                 return stages
             ended, running = wait(running, POLL_SECONDS, FIRST_COMPLETED)

@@ -24,6 +24,7 @@ class Found:
 def open_folders(root: Path) -> Source:
     """<split>/<class>/… below `root`; classes are the sorted names of train's folders.
 
+    A test folder without class folders (ImageNet's) is left out, and its files counted.
     ValueError where train has no file, or where another split has a class that train lacks.
     """
     there = [split for split in SPLITS if (root / split).is_dir()]
@@ -48,9 +49,17 @@ def open_folders(root: Path) -> Source:
                 "classes are not known; sort them into val/<class>/, or name the folder that "
                 "holds Kaggle's ILSVRC/ and LOC_val_solution.csv, or move val away"
             )
+    unlabelled = {}
+    if "test" in files and files["test"].keys() == {b""}:
+        unlabelled["test"] = files.pop("test")[b""].ignored
     splits = {split: folder_listing(root, classes, found) for split, found in files.items()}
-    names = tuple(os.fsdecode(name) for name in classes)
-    return Source(root=root, format="folders", classes=names, splits=splits)
+    return Source(
+        root=root,
+        format="folders",
+        classes=tuple(os.fsdecode(name) for name in classes),
+        splits=splits,
+        unlabelled=unlabelled,
+    )
 
 
 def open_tree(root: Path) -> Source:
@@ -94,9 +103,7 @@ def split_off(source: Source, fraction: float) -> Source:
         "val": train.take(np.flatnonzero(chosen)),
         **{name: rest for name, rest in source.splits.items() if name != "train"},
     }
-    return Source(
-        root=source.root, format=source.format, classes=source.classes, splits=splits
-    )
+    return replace(source, splits=splits)
 
 
 def class_files(root: Path, split: str) -> dict[bytes, Found]:

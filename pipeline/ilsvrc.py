@@ -76,7 +76,11 @@ def open_challenge(root: Path, challenge: Challenge) -> Source:
 
 
 def open_kaggle(root: Path) -> Source:
-    """Kaggle's tree: ILSVRC/Data/CLS-LOC/{train/<wnid>,val} and LOC_val_solution.csv in `root`."""
+    """Kaggle's tree: ILSVRC/Data/CLS-LOC/{train/<wnid>,val} and LOC_val_solution.csv in `root`.
+
+    Its test images have no labels: they are left out and counted. ValueError where there is no
+    train, or where a validation image has no label.
+    """
     images = root / KAGGLE_IMAGES
     if not (images / "train").is_dir():
         raise ValueError(f"there is no folder {images}/train; is {root} Kaggle's tree?")
@@ -87,8 +91,16 @@ def open_kaggle(root: Path) -> Source:
     splits = {"train": folder_listing(images, classes, found)}
     if (images / "val").is_dir():
         splits["val"] = _kaggle_val(root, images, classes)
-    names = tuple(os.fsdecode(name) for name in classes)
-    return Source(root=root, format="kaggle", classes=names, splits=splits)
+    unlabelled = {}
+    if (images / "test").is_dir():
+        unlabelled["test"] = len(files_below(images, b"test").names)
+    return Source(
+        root=root,
+        format="kaggle",
+        classes=tuple(os.fsdecode(name) for name in classes),
+        splits=splits,
+        unlabelled=unlabelled,
+    )
 
 
 def _kaggle_val(root: Path, images: Path, classes: Sequence[bytes]) -> Listing:

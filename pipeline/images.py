@@ -3,18 +3,20 @@
 import functools
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
+import PIL
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 
 SIZE_PX = 256  # the paper, section 2: shorter side 256, then the central 256 x 256
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs; 268 MB as RGB
+STRIP_PIXELS = 1 << 20  # turned to RGB at a time where Pillow decodes
 # What photographs come in; no formats that start other programs (EPS) or depend on the machine.
 PILLOW_FORMATS = (
     "JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "TGA", "AVIF", "ICO",
@@ -40,7 +42,7 @@ def _codec_versions() -> dict[str, str | None]:
     return {
         "opencv": cv2.__version__,
         "simplejpeg": simplejpeg.__version__,
-        "pillow": version("pillow"),
+        "pillow": PIL.__version__,
         "libjpeg_turbo": features.version("libjpeg_turbo"),
     }
 
@@ -81,13 +83,24 @@ class ImageFormat:
             }
         return chosen
 
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """The format of which `settings` (or a dataset.json) tells, with this machine's codecs."""
+        return cls(
+            encoding=settings["encoding"],
+            quality=settings.get("jpeg", {}).get("quality", cls.quality),
+            ignore_orientation=settings["orientation"] == "ignored",
+        )
+
 
 def decode(data: bytes, *, ignore_orientation: bool = False) -> Pixels:
     """Any photograph as RGB, (height, width, 3), upright by its EXIF orientation unless ignored.
 
     Ordinary JPEGs go through simplejpeg in strict mode; whatever it refuses (CMYK, damage that
     libjpeg warns about, other formats) is judged by Pillow. The two are bit-equal where both
-    decode. Raises ImageError; MemoryError passes through, it says nothing of the image.
+    decode. Memory, beside `data`: 3 bytes a pixel for JPEGs (twice that for progressive ones),
+    4 to 7 for what Pillow decodes, 15 for WebP. Raises ImageError; MemoryError passes through, it
+    says nothing of the image.
     """
     if not data:
         raise ImageError("empty file")
@@ -163,15 +176,35 @@ def fit(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(square)
 
 
+def _has_exif(jpeg: bytes) -> bool:
+    """Whether a JPEG has an EXIF block; only its headers are looked at, not its pixels."""
+    at = 2
+    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] != b"\xda":  # up to the scan
+        if jpeg[at + 1 : at + 2] == b"\xe1" and jpeg[at + 4 : at + 10] == b"Exif\x00\x00":
+            return True
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return False
+
+
 def _orientation(data: bytes) -> int:
-    """The EXIF orientation of a JPEG, 1..8; 1 where it has none (the search costs 5 us)."""
-    if b"Exif\x00\x00" not in data:
+    """The EXIF orientation of a JPEG, 1..8; 1 where it has none."""
+    if not _has_exif(data):
         return 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-                found = image.getexif().get(ORIENTATION_TAG, 1)
+                return _orientation_of(image)
+    except MemoryError:
+        raise
+    except Exception:  # what Pillow cannot open has no EXIF block that it could read
+        return 1
+
+
+def _orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, 1..8; 1 where it has none or a broken one."""
+    try:
+        found = image.getexif().get(ORIENTATION_TAG, 1)
         return found if found in range(1, 9) else 1
     except MemoryError:
         raise
@@ -201,8 +234,9 @@ def _decode_with_pillow(data: bytes, ignore_orientation: bool) -> Pixels:
                         f"too large: {image.width} x {image.height} px, over {MAX_PIXELS} pixels"
                     )
                 image.load()
-                upright = image if ignore_orientation else ImageOps.exif_transpose(image)
-                return np.asarray(_to_rgb(upright))
+                orientation = 1 if ignore_orientation else _orientation_of(image)
+                pixels = _rgb_pixels(image)
+        return _upright(pixels, orientation)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -215,15 +249,51 @@ def _decode_with_pillow(data: bytes, ignore_orientation: bool) -> Pixels:
         raise ImageError(f"cannot be decoded: {error or type(error).__name__}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode: transparency over white, 16 bits scaled to 8 (Pillow alone would clip)."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+def _rgb_pixels(image: Image.Image) -> Pixels:
+    """The pixels of a loaded image of any mode as RGB, a strip of rows at a time.
+
+    Pillow holds up to four bytes a pixel; whole, every step to RGB would take as much again.
+    """
+    factor = _factor_to_bytes(image)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    num_rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, num_rows):
+        strip = image.crop((0, top, image.width, min(top + num_rows, image.height)))
+        pixels[top : top + strip.height] = np.asarray(_to_rgb(strip, factor))
+    return pixels
+
+
+def _factor_to_bytes(image: Image.Image) -> float | None:
+    """What brings values of more than 8 bits to 0..255; None where the mode has 8 bits.
+
+    Integers up to 255 and floats up to 255 are taken for what they are, floats up to 1 for shares
+    of white, more for 16 bits. ImageError where it is none of these: no scale would be right.
+    """
+    if image.mode.startswith("I;16"):
+        return 1 / 257  # 65535 / 255
+    if image.mode not in ("I", "F"):
+        return None
+    low, high = np.asarray(image.getextrema(), np.float64).tolist()
+    if not 0 <= low <= high <= 65535:
+        raise ImageError(
+            f"cannot be decoded: values from {low:g} to {high:g}; expected 0..255, 0..65535 or, "
+            "as floats, 0..1"
+        )
+    if image.mode == "F" and high <= 1:
+        return 255.0
+    return 1.0 if high <= 255 else 1 / 257
+
+
+def _to_rgb(image: Image.Image, factor: float | None) -> Image.Image:
+    """RGB of any mode: transparency over white, wide values scaled (Pillow alone would clip)."""
+    if factor is not None:
         wide = np.asarray(image).astype(np.float64)
-        if image.mode.startswith("I;16") or (image.mode == "I" and wide.max(initial=0) > 255):
-            wide /= 257  # 65535 / 255
-        return Image.fromarray(np.clip(np.rint(wide), 0, 255).astype(np.uint8)).convert("RGB")
+        if not np.isfinite(wide).all():
+            raise ImageError("cannot be decoded: values that are no numbers")
+        wide = wide / 257 if factor == 1 / 257 else wide * factor
+        return Image.fromarray(np.rint(wide).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(paper, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -22,9 +22,12 @@ from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
 from pipeline.manifest import open_dataset
 from pipeline.moments import Statistics, read_statistics
+from pipeline.open_shards import LocalShards
 from pipeline.reader import Reader, StepBytes
 from pipeline.reference import find_undecodable
 from pipeline.shards import Index, shard_stem
+from pipeline.stage_folder import StageFolder
+from pipeline.staging import Stage
 from pipeline.steps import Step, Steps
 from pipeline.waits import WaitClock, Waits
 
@@ -83,6 +86,7 @@ class Loader:
         self._settings = opened.settings
         self._renderer = self._driven(opened.backend)
         self._depth = config.prefetch + READ_AHEAD  # steps begun at a time
+        self._stage = self._open_stage()
         self._reader = self._open_reader(index)
         shard_sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
         self._steps = Steps(config, index, shard_sizes, statistics)
@@ -137,7 +141,8 @@ class Loader:
     def description(self) -> str:
         """The backend, why it was chosen, its threads and its decoder's load, for a person."""
         threads = self._settings.num_threads
-        parts = [f"{self.backend} ({self.backend_reason})", f"{threads} thread{'s'[:threads > 1]}"]
+        threads_told = "1 thread" if threads == 1 else f"{threads} threads"
+        parts = [f"{self.backend} ({self.backend_reason})", threads_told]
         if self.hw_decoder_load is not None:
             parts.append(f"hw_decoder_load {self.hw_decoder_load}")
         return ", ".join(parts)
@@ -199,7 +204,8 @@ class Loader:
         self._reader.close()
 
     def _batches(self) -> Iterator[Batch]:
-        coming = iter(range(self._step, len(self)))
+        first = self._step
+        coming = iter(range(first, len(self)))
         num_asked = 0  # steps being prepared; then they are read, rendered and delivered
         reading: deque[_Prepared] = deque()
         rendering: deque[_Prepared] = deque()
@@ -208,7 +214,7 @@ class Loader:
             while num_asked + len(reading) + len(rendering) < self._depth:
                 if (number := next(coming, None)) is None:
                     break
-                self._ahead.ask(self._prepare, self._epoch, number)
+                self._ahead.ask(self._prepare, self._epoch, number, number == first)
                 num_asked += 1
             self._clock.handed_over()
             # Waits for a step's bytes only when nothing is being rendered.
@@ -225,11 +231,16 @@ class Loader:
             batch = self._deliver(rendering.popleft())
             self._clock.handed_over()
             self._step += 1
+            if self._stage is not None:
+                self._stage.passed(self._step)
             yield batch
         self._epoch, self._step = self._epoch + 1, 0
 
-    def _prepare(self, epoch: int, number: int) -> "_Prepared":
-        """Begins to read a step; done ahead by a thread."""
+    def _prepare(self, epoch: int, number: int, first: bool) -> "_Prepared":
+        """Begins to read a step; done ahead by a thread. first: of those to come."""
+        if first and self._stage is not None:
+            left = self._steps.rows_left(epoch, number)
+            self._stage.begin(self._index["shard"][left], self.config.batch_size, number)
         step = self._steps.step(epoch, number)
         work = self._begin(step)
         if work is None:
@@ -355,13 +366,26 @@ class Loader:
         config = self.config
         shards = self.dataset.split(config.split).shards
         return Reader(
-            [config.shards / shard.name for shard in shards],
+            self._stage or LocalShards([config.shards / shard.name for shard in shards]),
             index,
             header=RAW_HEADER if self.dataset.encoding == "raw" else b"",
             max_rows=-(-config.batch_size // config.world_size),
             depth=self._depth,
             num_threads=NUM_READ_THREADS,
             allocate=np.empty if self._settings.device is None else pinned_empty,
+        )
+
+    def _open_stage(self) -> Stage | None:
+        """What brings the shards to a local folder, where that is asked for."""
+        config = self.config
+        if config.stage_dir is None:
+            return None
+        return Stage(
+            config.shards,
+            self.dataset.split(config.split).shards,
+            StageFolder(config.stage_dir, config.stage_bytes),
+            window=config.window if config.training else 1,
+            steps_ahead=self._depth,
         )
 
     def _stop(self) -> None:
@@ -371,6 +395,8 @@ class Loader:
             self._iterator = None
         self._ahead.clear()
         self._renderer.clear()
+        if self._stage is not None:
+            self._stage.interrupt()
         self._reader.clear()
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.atomic import is_local
 from pipeline.backends import HW_DECODER_LOAD, RenderSettings
-from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX
+from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX, Draws, centre_draws, draws
 from pipeline.manifest import canonical_hash
 from pipeline.order import ORDER_VERSION, Window
 
@@ -20,12 +21,16 @@ class LoaderConfig:
     batch_size: of all ranks together. training: random order, crops, flips and lighting, the last
     partial batch dropped; otherwise index order, centre crops, every image once. lighting: "std"
     (alpha times sqrt(lambda), the 2012 code), "variance" (alpha times lambda, the paper's text) or
-    "off". window: see pipeline/order.py. threads: of rendering, by default this rank's share of
-    the cores. prefetch: steps rendered ahead. local_world_size: ranks on this host, by default
-    those torchrun says there are. hw_decoder_load: share of the JPEG images that the engine of a
-    GPU decodes, 0..1; its pixels differ from those of the GPU's kernels. exact: none of them, so
-    that runs on dali-gpu are bit-equal. calibrate: threads and load are measured when the loader
-    is opened (pipeline/calibrate.py).
+    "off". images_per_crop: neighbours in a global batch that share one crop and flip.
+    lighting_off_epoch: from this epoch on there is no lighting; 0: there always is. window: see
+    pipeline/order.py. threads: of rendering, by default this rank's share of the cores. prefetch:
+    steps rendered ahead. local_world_size: ranks on this host, by default those torchrun says
+    there are. hw_decoder_load: share of the JPEG images that the engine of a GPU decodes, 0..1;
+    its pixels differ from those of the GPU's kernels. exact: none of them, so that runs on
+    dali-gpu are bit-equal. calibrate: threads and load are measured when the loader is opened
+    (pipeline/calibrate.py). stage_dir: a local folder to which the shards are brought ahead of
+    use (see pipeline/staging.py), needed where they lie on an object store; ranks, loaders and
+    runs may share it. stage_bytes: the most it may hold, default nine tenths of what is free.
     """
 
     shards: Path
@@ -34,6 +39,8 @@ class LoaderConfig:
     seed: int = 0
     training: bool = True
     lighting: str = "std"
+    images_per_crop: int = 1
+    lighting_off_epoch: int = 0
     views: str = "crop"
     window: Window = "all"
     backend: str = "auto"
@@ -46,6 +53,8 @@ class LoaderConfig:
     hw_decoder_load: float = HW_DECODER_LOAD
     exact: bool = False
     calibrate: bool = False
+    stage_dir: Path | None = None
+    stage_bytes: int | None = None
 
     def __post_init__(self) -> None:
         at_least_one = {
@@ -54,7 +63,9 @@ class LoaderConfig:
             "threads": 1 if self.threads is None else self.threads,
             "world size": self.world_size,
             "local world size": 1 if self.local_world_size is None else self.local_world_size,
+            "images per crop": self.images_per_crop,
             "window": 1 if self.window == "all" else self.window,
+            "stage bytes": 1 if self.stage_bytes is None else self.stage_bytes,
         }
         for name, value in at_least_one.items():
             if value < 1:
@@ -71,8 +82,19 @@ class LoaderConfig:
             raise ValueError(f"hw_decoder_load must be within 0..1, not {self.hw_decoder_load}")
         if self.lighting not in LIGHTING:
             raise ValueError(f"lighting must be one of {LIGHTING}, not {self.lighting!r}")
+        if self.lighting_off_epoch < 0:
+            raise ValueError(f"lighting off epoch must be >= 0, not {self.lighting_off_epoch}")
         if self.views not in VIEWS:
             raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")
+        require_stage(self.shards, self.stage_dir, self.stage_bytes)
+
+    def draws(self, epoch: int, step: int) -> Draws:
+        """The random numbers of a step's global batch; in validation, its centre crops."""
+        if not self.training:
+            return centre_draws(self.batch_size)
+        drawn = draws(self.seed, epoch, step, self.batch_size, self.images_per_crop)
+        unlit = self.lighting_off_epoch and epoch >= self.lighting_off_epoch
+        return drawn.unlit() if unlit else drawn
 
     def rendered_as(self, settings: RenderSettings) -> "LoaderConfig":
         """The same with the threads and the decoder load of another loader, measured or not."""
@@ -93,6 +115,11 @@ class LoaderConfig:
             "lighting": self.lighting,
             "views": self.views,
         }
+        # named only where they are not what they always were: states saved before stay valid
+        if self.images_per_crop != 1:
+            augmentation["images_per_crop"] = self.images_per_crop
+        if self.lighting_off_epoch:
+            augmentation["lighting_off_epoch"] = self.lighting_off_epoch
         return {
             "seed": self.seed,
             "split": self.split,
@@ -103,3 +130,14 @@ class LoaderConfig:
             "fingerprint": fingerprint,
             "order_version": ORDER_VERSION,
         }
+
+
+def require_stage(shards: Path, stage_dir: Path | None, stage_bytes: int | None) -> None:
+    """ValueError where shards of an object store have no local folder to be brought to."""
+    if stage_dir is None and not is_local(shards):
+        raise ValueError(
+            f"{shards} is not on this machine: give a local folder that its shards are brought "
+            "to, --stage-dir DIR, and the most it may hold, --stage-bytes 200GB"
+        )
+    if stage_dir is None and stage_bytes is not None:
+        raise ValueError("--stage-bytes bounds what is staged: it needs --stage-dir DIR")

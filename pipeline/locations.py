@@ -1,7 +1,7 @@
-"""Folders that shards are written to: on this machine, or on an object store by its URL."""
+"""Folders of shards: on this machine, or on an object store or a web server by their URL."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -17,14 +17,26 @@ def location(text: str) -> Path:
     try:
         from upath import UPath
 
-        place = UPath(text)
+        place = UPath(text, **_options(text))
         place.fs  # noqa: B018  # loads the package for this kind of URL
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"{text} cannot be opened ({error}); object stores need: pip install 'fullfeed[s3]', "
-            "other stores their fsspec package"
+            f"{text} cannot be opened ({error}); s3:// needs: pip install 'fullfeed[s3]', "
+            "https:// 'fullfeed[https]', gs:// gcsfs and universal_pathlib, others their own "
+            "fsspec package"
         ) from error
     return cast(Path, place)
+
+
+def _options(text: str) -> dict[str, Any]:
+    """What the store's own defaults would have wrong."""
+    if not text.startswith(("http://", "https://")):
+        return {}
+    import aiohttp
+
+    # It would end every transfer after five minutes, however large; those that stall are ended
+    # by pipeline/transfer.py.
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None)}}
 
 
 class Location(click.ParamType[Path]):

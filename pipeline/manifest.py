@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic import write_whole
+from pipeline.atomic import is_local, write_whole
 from pipeline.shards import (
     COMPONENTS,
     Index,
@@ -18,11 +18,13 @@ from pipeline.shards import (
     read_rows,
     shard_stem,
 )
+from pipeline.transfer import read_file
 
 FORMAT_VERSION = 1
 DATASET_NAME = "dataset.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 TIMM_NAME = "_info.json"
+CLAIM_NAME = "preparing.json"  # on an object store, while shards are written there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +174,13 @@ def write_dataset(dataset: Dataset) -> None:
 def open_dataset(folder: Path, *, check_sizes: bool = True) -> Dataset:
     """The data set in a shard folder, every shard of the right size (unless that is left out).
 
+    On an object store sizes are not checked: a request each, and staging checks SHA-256.
     ValueError naming the file, what was found and the next command: no shards, preparation not
     finished, a shard missing or cut off, dataset.json damaged or of another format version.
     """
     path = folder / DATASET_NAME
     try:
-        text = json.loads(path.read_bytes())
+        text = json.loads(read_file(path))
         version = text["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(
@@ -206,7 +209,7 @@ def open_dataset(folder: Path, *, check_sizes: bool = True) -> Dataset:
             f"{path} is damaged ({type(error).__name__}: {error}); prepare again, finished shards "
             f"are kept and dataset.json is written anew: {_prepare(folder)}"
         ) from error
-    for split in splits.values() if check_sizes else ():
+    for split in splits.values() if check_sizes and is_local(folder) else ():
         _check_sizes(folder, split)
     return dataset
 
@@ -223,9 +226,10 @@ def _split(value: dict[str, Any]) -> Split:
 def remove_dataset(folder: Path) -> int:
     """Removes all that a preparation wrote into `folder`, and nothing else; returns the count."""
     made = re.compile(
-        r"(train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)(\.tmp)?"
-        r"|(train|val|test)\.index\.npy(\.tmp)?"
-        rf"|({DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|pca\.json|mean\.npy)(\.tmp)?"
+        r"((train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)"
+        r"|(train|val|test)\.index\.npy"
+        rf"|{DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|{CLAIM_NAME}|pca\.json|mean\.npy)"
+        r"(\.([0-9a-f]{16}\.)?tmp)?"  # of a killed writer
     )
     paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
     for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # dataset.json first
@@ -239,6 +243,11 @@ def _prepare(folder: Path) -> str:
 
 def _no_dataset(folder: Path) -> str:
     prepare = _prepare(folder)
+    if not is_local(folder):  # which need not be able to list what it holds
+        return (
+            f"there is no {folder / DATASET_NAME}: nothing was prepared there, or not to the end; "
+            f"{prepare}"
+        )
     if not folder.is_dir():
         return f"there is no folder {folder}; prepare shards first: {prepare}"
     if any(folder.glob("*.receipt.json")):

@@ -7,7 +7,7 @@ import os
 import stat
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -85,13 +85,13 @@ class FilePlaces:
 
     def read(self, position: int) -> bytes:
         """The bytes of a file; OSError (EINVAL) where it is a pipe or a device."""
-        with open(self.path(position), "rb", opener=_open_at_once) as file:
+        with open(self.path(position), "rb", buffering=0, opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             if status.st_size > MAX_FILE_BYTES:
                 raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, too large for a photograph")
-            return file.read()
+            return file.readall()
 
     def num_bytes(self) -> int | None:
         """The sum of the files' sizes; None where one cannot be looked at."""
@@ -125,11 +125,15 @@ class SpanPlaces:
     def read(self, position: int) -> bytes:
         """The bytes of a member; OSError where the archive has become shorter."""
         path = self.archives[int(self.archive[position])]
-        size = int(self.size[position])
-        data = os.pread(_opened(path).descriptor, size, int(self.offset[position]))
-        if len(data) != size:
-            raise OSError(f"{path} was cut off while it was read; start again when it is whole")
-        return data
+        return read_span(path, int(self.offset[position]), int(self.size[position]))
+
+
+def read_span(path: Path, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` of a file that is kept open; OSError where it ends before."""
+    data = os.pread(_opened(path).descriptor, size, offset)
+    if len(data) != size:
+        raise OSError(f"{path} was cut off while it was read; start again when it is whole")
+    return data
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -177,12 +181,16 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Originals of one or more splits, and the names of their classes."""
+    """Originals of one or more splits, and the names of their classes.
+
+    unlabelled: images of splits that are left out because nothing says their classes, by split.
+    """
 
     root: Path
     format: str
     classes: tuple[str, ...]
     splits: dict[str, Listing]
+    unlabelled: dict[str, int] = field(default_factory=dict)
 
 
 def litter(name: bytes) -> bool:

@@ -1,7 +1,9 @@
-"""Hugging Face parquet files as sources: image.bytes and label, read a row group at a time."""
+"""Hugging Face parquet files as sources: image.bytes and label, each image read by itself."""
 
-import functools
 import json
+import mmap
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,59 +11,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.originals import Ids, Listing, Names, Source, sorted_listing
+from pipeline.cores import available_cores
+from pipeline.originals import Ids, Listing, Names, Source, read_span, sorted_listing
+from pipeline.pages import Chunk, Spans, unpack, value_spans
 
-SPLIT_PREFIXES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
-CACHED_GROUPS = 4  # row groups a process keeps; Hugging Face writes 100 images into each
+SPLIT_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+MAX_LISTERS = 4  # files listed at once; each may hold a row group unpacked, 110 MB at 1,000 images
+CODECS = {  # as a file's metadata names them -> as pyarrow.decompress does
+    "UNCOMPRESSED": None, "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ParquetPlaces:
-    """Rows of parquet files, by file and row number."""
+    """Values of parquet files' columns, where their bytes lie."""
 
     files: tuple[Path, ...]
     file: NDArray[np.uint32]  # (original,), position in `files`
-    row: NDArray[np.uint32]  # (original,), row within the file
+    spans: Spans  # (original,)
+    codecs: tuple[str | None, ...]  # of each file
 
     def take(self, ids: Ids, names: Names) -> "ParquetPlaces":
         """The places at these positions."""
-        return ParquetPlaces(self.files, self.file[ids], self.row[ids])
+        return ParquetPlaces(self.files, self.file[ids], self.spans[ids], self.codecs)
 
     def num_bytes(self) -> int | None:
-        """None: only reading would tell."""
-        return None
+        """The sum of the images' sizes."""
+        return int(self.spans["size"].sum())
 
     def read(self, position: int) -> bytes:
-        """The bytes of one image; OSError where the file cannot be read any more."""
-        path, row = self.files[int(self.file[position])], int(self.row[position])
+        """The bytes of one image; OSError where the file is not what it was when it was listed."""
+        number, span = int(self.file[position]), self.spans[position]
+        path = self.files[number]
+        stored = read_span(path, int(span["offset"]), int(span["stored"]))
         try:
-            starts = _group_starts(path)
-            group = int(np.searchsorted(starts, row, "right")) - 1
-            data = _images_of_group(path, group)[row - int(starts[group])]
-        except ValueError as error:  # it was a sound file when it was listed
-            raise OSError(f"{error}; start again when it is whole") from error
-        return b"" if data is None else data
+            return unpack(stored, span, self.codecs[number])
+        except ValueError as error:
+            raise OSError(f"{path}: {error}; start again when it is whole") from error
 
 
 def open_parquet(root: Path) -> Source:
-    """The parquet files below `root`: train-*.parquet, validation-*.parquet, test-*.parquet.
+    """The parquet files below `root`, in the forms that Hugging Face gives them.
 
-    Classes are the names in the files' own description where there are any, else the numbers.
-    Test images without labels (-1) are left out. ValueError where columns are missing.
+    The split is told by a file's name (train-00000-of-00257.parquet) or else by the folder it lies
+    in (default/train/0000.parquet). Classes are the names in the files' own description where
+    there are any, else the numbers. Images without a label (-1, as the test images of ImageNet)
+    are left out and counted. ValueError where columns are missing.
     """
-    splits: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*.parquet")):
-        split = SPLIT_PREFIXES.get(path.name.split("-")[0].split(".")[0])
-        if split is not None:
-            splits.setdefault(split, []).append(path)
-    if "train" not in splits:
-        raise ValueError(f"{root} has no train-*.parquet; expected train-* and validation-* files")
-    found = {split: _read_labels(root, paths) for split, paths in splits.items()}
+    splits = _files_by_split(root)
+    found = {split: _read_rows(root, paths) for split, paths in splits.items()}
     classes = _class_names(splits["train"][0])
     if classes is None:
         highest = max(int(labels.max(initial=0)) for _, labels, _ in found.values())
         classes = tuple(str(label) for label in range(highest + 1))
-    listings = {}
+    listings, unlabelled = {}, {}
     for split, (names, labels, places) in found.items():
         if (labels >= 0).any():
             listing = sorted_listing(names, labels.tolist(), places)
@@ -69,7 +72,37 @@ def open_parquet(root: Path) -> Source:
             ignored = len(listing) - len(labelled)
             listing = replace(listing.take(labelled), ignored=ignored)
             listings[split] = _checked(listing, classes, split)
-    return Source(root=root, format="parquet", classes=classes, splits=listings)
+        else:
+            unlabelled[split] = len(labels)
+    return Source(
+        root=root, format="parquet", classes=classes, splits=listings, unlabelled=unlabelled
+    )
+
+
+def parquet_split(root: Path, path: Path) -> str | None:
+    """The split that a parquet file below `root` belongs to, by its name or its folders'."""
+    stem = path.name.split("-")[0].split(".")[0]
+    folders = reversed(path.relative_to(root).parent.parts)
+    return next((SPLIT_NAMES[name] for name in (stem, *folders) if name in SPLIT_NAMES), None)
+
+
+def _files_by_split(root: Path) -> dict[str, list[Path]]:
+    splits: dict[str, list[Path]] = {}
+    for path in sorted(root.rglob("*.parquet")):
+        split = parquet_split(root, path)
+        if split is not None:
+            splits.setdefault(split, []).append(path)
+    if "train" not in splits:
+        raise ValueError(
+            f"{root} has no train-*.parquet and no train/*.parquet; expected train-* and "
+            "validation-* files, or train/ and validation/ folders of them"
+        )
+    folders = sorted({str(path.parent) for path in splits["train"]})
+    if len(folders) > 1:
+        raise ValueError(
+            f"{root} has train files in {folders[0]} and {folders[1]}: name one data set"
+        )
+    return splits
 
 
 def _checked(listing: Listing, classes: tuple[str, ...], split: str) -> Listing:
@@ -79,37 +112,79 @@ def _checked(listing: Listing, classes: tuple[str, ...], split: str) -> Listing:
     return listing
 
 
-def _read_labels(
-    root: Path, paths: list[Path]
+def _read_rows(
+    root: Path, paths: Sequence[Path]
 ) -> tuple[list[bytes], NDArray[np.int64], ParquetPlaces]:
-    names: list[bytes] = []
-    labels, files, rows = [], [], []
-    for number, path in enumerate(paths):
-        found = _labels(path)
-        relative = path.relative_to(root).as_posix()
-        names += [f"{relative}#{row:09d}".encode() for row in range(len(found))]
-        labels.append(found)
-        files.append(np.full(len(found), number, np.uint32))
-        rows.append(np.arange(len(found), dtype=np.uint32))
-    places = ParquetPlaces(tuple(paths), np.concatenate(files), np.concatenate(rows))
-    return names, np.concatenate(labels), places
+    """Names, labels and places of all rows of these files."""
+    with ThreadPoolExecutor(min(available_cores(), MAX_LISTERS)) as pool:  # they free the GIL
+        rows = list(pool.map(_rows_of_file, paths))
+    names = [
+        f"{path.relative_to(root).as_posix()}#{row:09d}".encode()
+        for path, (labels, _, _) in zip(paths, rows, strict=True)
+        for row in range(len(labels))
+    ]
+    counts = [len(labels) for labels, _, _ in rows]
+    places = ParquetPlaces(
+        files=tuple(paths),
+        file=np.repeat(np.arange(len(paths), dtype=np.uint32), counts),
+        spans=np.concatenate([spans for _, spans, _ in rows]),
+        codecs=tuple(codec for _, _, codec in rows),
+    )
+    return names, np.concatenate([labels for labels, _, _ in rows]), places
 
 
-def _labels(path: Path) -> NDArray[np.int64]:
-    file = _open(path)
-    columns = {file.schema.column(i).path for i in range(len(file.schema))}
-    if not {"image.bytes", "label"} <= columns:
-        shown = ", ".join(sorted(columns)[:8])
-        raise ValueError(f"{path} lacks the columns image.bytes and label; it has: {shown}")
-    column = file.read(columns=["label"]).column("label")
-    if column.null_count:
-        raise ValueError(f"{path} has {column.null_count} rows without a label")
-    return np.asarray(column.to_numpy(), np.int64)
+def _rows_of_file(path: Path) -> tuple[NDArray[np.int64], Spans, str | None]:
+    """Labels, places and codec of a file's images.
+
+    Where it is compressed, all of the images are read for this; else little but their lengths.
+    """
+    with _open(path) as file:
+        columns = {file.schema.column(i).path: i for i in range(len(file.schema))}
+        if not {"image.bytes", "label"} <= columns.keys():
+            shown = ", ".join(sorted(columns)[:8])
+            raise ValueError(f"{path} lacks the columns image.bytes and label; it has: {shown}")
+        column = file.read(columns=["label"]).column("label")
+        if column.null_count:
+            raise ValueError(f"{path} has {column.null_count} rows without a label")
+        labels = np.asarray(column.to_numpy(), np.int64)
+        with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            spans, codec = _image_spans(path, file, columns["image.bytes"], data)
+    return labels, spans, codec
+
+
+def _image_spans(
+    path: Path, file: Any, column: int, data: mmap.mmap
+) -> tuple[Spans, str | None]:
+    """Where the images of an opened file lie, and how they are compressed."""
+    level = file.schema.column(column).max_definition_level
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    codecs = {group.column(column).compression for group in groups} or {"UNCOMPRESSED"}
+    if len(codecs) > 1 or not codecs <= CODECS.keys():
+        raise ValueError(
+            f"{path} is compressed by {', '.join(sorted(codecs))}; expected one of "
+            f"{', '.join(CODECS)}: write it anew with one of those"
+        )
+    codec = CODECS[codecs.pop()]
+    found = [value_spans(Chunk(memoryview(b""), 0, None, 0, 0))]
+    with memoryview(data) as view:
+        for group in groups:
+            chunk = group.column(column)
+            start = chunk.data_page_offset
+            if chunk.has_dictionary_page:
+                start = min(start, chunk.dictionary_page_offset)
+            with view[start : start + chunk.total_compressed_size] as part:
+                try:
+                    found.append(value_spans(Chunk(part, start, codec, group.num_rows, level)))
+                except ValueError as error:
+                    what = f"{path} cannot be read as a parquet file"
+                    raise ValueError(f"{what}: {error}") from error
+    return np.concatenate(found), codec
 
 
 def _class_names(path: Path) -> tuple[str, ...] | None:
     """The names in the "huggingface" entry of the file's metadata, if it has one."""
-    metadata = _open(path).schema_arrow.metadata or {}
+    with _open(path) as file:
+        metadata = file.schema_arrow.metadata or {}
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features["label"]["names"])
@@ -117,7 +192,6 @@ def _class_names(path: Path) -> tuple[str, ...] | None:
         return None
 
 
-@functools.lru_cache(maxsize=64)
 def _open(path: Path) -> Any:
     try:
         import pyarrow
@@ -128,18 +202,3 @@ def _open(path: Path) -> Any:
         return parquet.ParquetFile(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read as a parquet file: {error}") from error
-
-
-@functools.lru_cache(maxsize=64)
-def _group_starts(path: Path) -> NDArray[np.int64]:
-    """The first row of each row group."""
-    metadata = _open(path).metadata
-    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    return np.cumsum([0, *sizes[:-1]])
-
-
-@functools.lru_cache(maxsize=CACHED_GROUPS)
-def _images_of_group(path: Path, group: int) -> list[bytes | None]:
-    table = _open(path).read_row_group(group, columns=["image.bytes"])
-    column = table.column("image").combine_chunks().field("bytes")
-    return [value.as_py() for value in column]

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline.atomic import is_local
+from pipeline.atomic import create_once, is_local
 from pipeline.images import ImageFormat
-from pipeline.manifest import canonical_hash, read_receipt
+from pipeline.manifest import CLAIM_NAME, canonical_hash, read_receipt, receipt_path
 from pipeline.shards import shard_stem
 from pipeline.originals import Ids, Listing, Source
 
@@ -157,6 +157,38 @@ def refuse_inside(source: Source, out: Path) -> None:
     walked = [root] if source.format == "tree" else [root / split for split in source.splits]
     if here == root or any(here.is_relative_to(folder) for folder in walked):
         raise ValueError(f"--out {out} lies among the originals in {source.root}; give another")
+
+
+def refuse_strangers(out: Path, shards: list[PlannedShard]) -> None:
+    """ValueError where the folder has finished shards that this plan does not have."""
+    planned = {receipt_path(out, shard.split, shard.number).name for shard in shards}
+    strangers = sorted(path.name for path in out.glob("*.receipt.json"))
+    strangers = [name for name in strangers if name not in planned]
+    if strangers:
+        raise ValueError(
+            f"{out} holds {len(strangers)} shards that are not of this source and these settings "
+            f"({strangers[0].removesuffix('.receipt.json')}.tar first); give another --out, or "
+            "--fresh to remove the shards there and start over"
+        )
+
+
+def claim(source: Source, out: Path, settings: Settings) -> None:
+    """Says, on an object store, what is being made there; ValueError where it is something else.
+
+    It locks nobody out who makes the same: equal bytes are written twice, which does no harm, and
+    a claim that a killed preparation left behind holds up nothing but other settings or originals.
+    """
+    if is_local(out):
+        return
+    found = {name: len(listing) for name, listing in source.splits.items()}
+    what = {"settings": settings.as_dict(), "classes": source.classes, "found": found}
+    mine = (canonical_hash(what) + "\n").encode()
+    if create_once(out / CLAIM_NAME, mine) != mine:
+        raise ValueError(
+            f"{out} is being prepared with other settings or from other originals "
+            f"({CLAIM_NAME}); give another --out, or, if that preparation ended, --fresh to "
+            "remove what it left and start over"
+        )
 
 
 def _refuse(shard: PlannedShard, how: str) -> None:

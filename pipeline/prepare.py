@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.atomic import is_local, sole_writer, write_whole
+from pipeline.atomic import is_local, remove_temporaries, sole_writer, write_whole
 from pipeline.images import SIZE_PX, ImageError, decode, decode_stored, encode, fit
 from pipeline.manifest import (
+    CLAIM_NAME,
     DATASET_NAME,
     FORMAT_VERSION,
     QUARANTINE_NAME,
@@ -42,9 +43,11 @@ from pipeline.plan import (
     PlannedShard,
     Settings,
     ShardTask,
+    claim,
     is_finished,
     plan,
     refuse_inside,
+    refuse_strangers,
 )
 from pipeline.shards import (
     COMPONENTS,
@@ -88,16 +91,22 @@ def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Ou
     if is_local(out):  # an object store has no folders; a bucket is its owner's to make
         out.mkdir(parents=True, exist_ok=True)
     with sole_writer(out):
+        remove_temporaries(out)
         shards = list(plan(source, out, settings))
         with ThreadPoolExecutor(NUM_CHECKS) as pool:
             finished = list(pool.map(is_finished, shards))
         refuse_strangers(out, shards)
+        claim(source, out, settings)
         missing = [shard for shard, there in zip(shards, finished, strict=True) if not there]
         if missing:
             (out / DATASET_NAME).unlink(missing_ok=True)  # no data set until it is whole again
         stages = engine(missing)
+        dataset = finish(source, out, settings, shards)
+        remove_temporaries(out)  # of tasks that died and were tried again
+        if not is_local(out):
+            (out / CLAIM_NAME).unlink(missing_ok=True)
         return Outcome(
-            dataset=finish(source, out, settings, shards),
+            dataset=dataset,
             num_made=len(missing),
             num_kept=len(shards) - len(missing),
             stages=stages,
@@ -129,19 +138,6 @@ def make_shard(task: ShardTask, advance: Callable[[Tally], None]) -> Stages:
     write_receipt(task.out, task.number, _receipt(task, maker, writer.written))
     maker.lap("write")
     return maker.stages
-
-
-def refuse_strangers(out: Path, shards: list[PlannedShard]) -> None:
-    """ValueError where the folder has finished shards that this plan does not have."""
-    planned = {receipt_path(out, shard.split, shard.number).name for shard in shards}
-    strangers = sorted(path.name for path in out.glob("*.receipt.json"))
-    strangers = [name for name in strangers if name not in planned]
-    if strangers:
-        raise ValueError(
-            f"{out} holds {len(strangers)} shards that are not of this source and these settings "
-            f"({strangers[0].removesuffix('.receipt.json')}.tar first); give another --out, or "
-            "--fresh to remove the shards there and start over"
-        )
 
 
 def finish(

@@ -1,23 +1,21 @@
 """The encoded bytes of coming steps, read ahead by threads into a ring of buffers."""
 
 import os
-import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from isal.isal_zlib import crc32  # ten times as fast as zlib's
 from numpy.typing import NDArray
 
+from pipeline.open_shards import ShardSource
 from pipeline.order import Rows
 from pipeline.ranges import shown
 from pipeline.shards import Index
 
-MAX_OPEN_SHARDS = 128
 ROW_ALIGNMENT_BYTES = 64
 Wait = Callable[[], object]
 Allocate = Callable[[tuple[int, ...], Any], NDArray[Any]]  # np.empty, or what does the same
@@ -37,8 +35,9 @@ class StepBytes:
 class Reader:
     """Reads steps in the order they are requested, `depth` of them at most at a time.
 
-    header: what every image begins with and the reader passes over (RAW_HEADER of raw images).
-    allocate: where a buffer of this shape and type comes from, such as page-locked memory.
+    shards: where they are read from, closed with the reader. header: what every image begins with
+    and the reader passes over (RAW_HEADER of raw images). allocate: where a buffer of this shape
+    and type comes from, such as page-locked memory.
     request(rows) … take() … release(): the oldest request is taken, its buffer is reused once it
     is released. Every image's size and crc32 is checked; ValueError from take() names the shard
     and the sample whose bytes are not those written.
@@ -46,7 +45,7 @@ class Reader:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        shards: ShardSource,
         index: Index,
         *,
         header: bytes = b"",
@@ -60,7 +59,7 @@ class Reader:
         longest += -longest % ROW_ALIGNMENT_BYTES
         self._header_bytes, self._header_sum = len(header), crc32(header)
         self._index = index
-        self._shards = _OpenShards(paths)
+        self._shards = shards
         self._buffers = [
             StepBytes(allocate((max_rows, longest), np.uint8), np.zeros((max_rows, 1), np.int32))
             for _ in range(depth)
@@ -160,46 +159,5 @@ class Reader:
                 what = f"{got} of {sizes[i]} bytes" if got != sizes[i] else "other bytes"
                 raise ValueError(
                     f"{shard.path}, sample {chosen['id'][i]}: {what} than were written; the shard "
-                    "was changed or damaged, mend it: tools/verify_shards.py "
-                    f"{shard.path.parent} --repair SOURCE"
+                    f"was changed or damaged, {shard.mend}"
                 )
-
-
-class _Shard:
-    """An open shard, closed when nobody holds it any more."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.descriptor = -1
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise ValueError(
-                f"{path} cannot be read ({error.strerror}); prepare again, only missing shards "
-                f"are written: tools/prepare_shards.py SOURCE --out {path.parent}"
-            ) from error
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-
-
-class _OpenShards:
-    """Open shards, the least recently used closed first; safe to share between threads."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._open: OrderedDict[int, _Shard] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, number: int) -> _Shard:
-        with self._lock:
-            shard = self._open.pop(number, None) or _Shard(self._paths[number])
-            self._open[number] = shard
-            if len(self._open) > MAX_OPEN_SHARDS:
-                self._open.popitem(last=False)  # whoever still reads from it holds it
-            return shard
-
-    def close(self) -> None:
-        with self._lock:
-            self._open.clear()

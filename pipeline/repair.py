@@ -1,15 +1,14 @@
 """Damaged shards made anew from the originals, byte for byte."""
 
 import dataclasses
-import os
 import tempfile
 from pathlib import Path
 
-from pipeline.atomic import sole_writer
+from pipeline.atomic import is_local, put_whole, sole_writer
 from pipeline.manifest import Dataset, read_receipt, receipt_path
 from pipeline.originals import Source
-from pipeline.plan import PlannedShard, Settings, is_finished, plan
-from pipeline.prepare import Engine, finish, refuse_strangers
+from pipeline.plan import PlannedShard, Settings, is_finished, plan, refuse_strangers
+from pipeline.prepare import Engine, finish
 from pipeline.shards import dali_index_path, sums_path
 
 
@@ -33,7 +32,8 @@ def repair(
         for shard in shards
         if not is_finished(shard) or (shard.split, shard.number) in wanted
     ]
-    with sole_writer(folder), tempfile.TemporaryDirectory(prefix=".repair-", dir=folder) as name:
+    here = folder if is_local(folder) else None  # else in the system's folder for such things
+    with sole_writer(folder), tempfile.TemporaryDirectory(prefix=".repair-", dir=here) as name:
         beside = Path(name)
         engine([dataclasses.replace(shard, out=beside) for shard in broken])
         for shard in broken:
@@ -72,6 +72,6 @@ def _put_in_place(dataset: Dataset, shard: PlannedShard, beside: Path) -> None:
     folder, split, number = dataset.folder, shard.split, shard.number
     receipt_path(folder, split, number).unlink(missing_ok=True)
     tar = dataset.splits[split].shards[number].name
-    os.replace(beside / tar, folder / tar)
+    put_whole(beside / tar, folder / tar)
     for path in (dali_index_path, sums_path, receipt_path):
-        os.replace(path(beside, split, number), path(folder, split, number))
+        put_whole(path(beside, split, number), path(folder, split, number))

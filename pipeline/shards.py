@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.atomic import whole_file, write_whole
 from pipeline.moments import Sums
+from pipeline.transfer import read_file
 
 BLOCK_BYTES = 512
 NUM_KEY_DIGITS = 9
@@ -32,6 +33,18 @@ INDEX_DTYPE = np.dtype(
 )
 COMPONENTS = {"jpeg": "jpg", "raw": "npy"}  # encoding -> extension of the image's component
 
+
+def _tar_header() -> bytes:
+    """A header as tarfile makes it (mtime, uid and gid 0), its checksum's field blank.
+
+    tarfile itself would take as long for the headers as the disk for the images.
+    """
+    header = bytearray(tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT))
+    header[148:156] = b" " * 8  # as the standard has it for the sum
+    return bytes(header)
+
+
+TAR_HEADER = _tar_header()
 Index = NDArray[np.void]  # rows of INDEX_DTYPE
 
 
@@ -97,25 +110,25 @@ class ShardWriter:
         """Appends a sample: its encoded image, then its label as decimal text."""
         key = f"{sample_id:0{NUM_KEY_DIGITS}d}"
         text = str(label).encode()
-        offset = self._add_file(f"{key}.{self._component}", encoded)
-        self._add_file(f"{key}.cls", text)
+        offset = self._offset + BLOCK_BYTES
+        self._write(tar_member(f"{key}.{self._component}", encoded))
+        self._write(tar_member(f"{key}.cls", text))
         self._rows.append((self._number, offset, len(encoded), label, sample_id, crc32(encoded)))
-
-    def _add_file(self, name: str, data: bytes) -> int:
-        """Appends one file of the tar; returns the offset of its first byte."""
-        header = tarfile.TarInfo(name)  # mtime, uid and gid are 0, owner names empty
-        header.size = len(data)
-        self._write(header.tobuf(tarfile.USTAR_FORMAT))
-        offset = self._offset
-        self._write(data)
-        self._write(bytes(-len(data) % BLOCK_BYTES))
-        return offset
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
         self._file.write(data)
         self._hash.update(data)
         self._offset += len(data)
+
+
+def tar_member(name: str, data: bytes) -> bytes:
+    """A file of a USTAR archive: header, content, and zeros up to a whole block."""
+    header = bytearray(TAR_HEADER)
+    header[: len(name)] = name.encode()
+    header[124:135] = b"%011o" % len(data)
+    header[148:156] = b"%06o\0 " % sum(header)
+    return b"".join((header, data, bytes(-len(data) % BLOCK_BYTES)))
 
 
 def dali_index_text(rows: Index, component: str) -> bytes:
@@ -190,7 +203,7 @@ def read_index(folder: Path, split: str, sha256: str, num_samples: int) -> Index
         f"tools/prepare_shards.py SOURCE --out {folder}"
     )
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); {mend}") from error
     found = hashlib.sha256(data).hexdigest()

@@ -4,11 +4,21 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.archives import Member, class_listing, class_of, members, nested_members
+from pipeline.archives import (
+    Member,
+    class_listing,
+    class_of,
+    holds_tars,
+    members,
+    nested_members,
+)
 from pipeline.folders import SPLITS, open_folders, open_tree, split_off
 from pipeline.ilsvrc import CHALLENGES, KAGGLE_IMAGES, open_challenge, open_kaggle
 from pipeline.originals import Source
-from pipeline.parquet import open_parquet
+from pipeline.parquet import open_parquet, parquet_split
+
+COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+PARQUET_LEVELS = ("", "*/", "*/*/")  # train-0.parquet, data/…, default/train/0000.parquet
 
 
 def open_source(root: Path, format: str = "auto", val_fraction: float | None = None) -> Source:
@@ -27,16 +37,36 @@ def open_source(root: Path, format: str = "auto", val_fraction: float | None = N
 
 
 def open_class_tars(root: Path) -> Source:
-    """Fall 2011, ImageNet-21k: a tar of class tars, or a folder of class tars; all of it train."""
+    """Fall 2011, ImageNet-21k: a tar of class tars, or a folder of class tars; all of it train.
+
+    A folder with such a tar of tars alone (fall11_whole.tar) is taken for that.
+    """
     found: Iterator[tuple[bytes, list[Member]]]
-    if root.is_dir():
-        paths = sorted(path for path in root.glob("*.tar") if not path.name.startswith("."))
+    paths = _tars_in(root) if root.is_dir() else [root]
+    if root.is_dir() and not (len(paths) == 1 and holds_tars(paths[0])):
         found = ((class_of(os.fsencode(path.name)), members(path)) for path in paths)
     else:
-        found = nested_members(root)
+        found = nested_members(paths[0])
     classes, train = class_listing(root, "train", found)
     names = tuple(os.fsdecode(name) for name in classes)
     return Source(root=root, format="class-tars", classes=names, splits={"train": train})
+
+
+def _tars_in(folder: Path) -> list[Path]:
+    """The tar files of a folder; ValueError where it has compressed ones alone."""
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    tars = [path for path in found if path.suffix == ".tar"]
+    compressed = [path for path in found if path.name.endswith(COMPRESSED_ENDINGS)]
+    if compressed and not tars:
+        raise ValueError(_compressed(compressed[0]))
+    return tars
+
+
+def _compressed(path: Path) -> str:
+    return (
+        f"{path} is compressed, so images in it cannot be read in place; unpack it to a .tar "
+        f"first (gunzip {path}; rename it if it is a plain tar after all)"
+    )
 
 
 FORMATS: dict[str, Callable[[Path], Source]] = {
@@ -67,16 +97,19 @@ def _recognise(root: Path) -> str:
     if root.is_file():
         if root.suffix == ".tar":
             return "class-tars"
+        if root.name.endswith(COMPRESSED_ENDINGS):
+            raise ValueError(_compressed(root))
         raise ValueError(f"{root} is a file; expected a folder of images or a .tar of class tars")
     if (root / KAGGLE_IMAGES / "train").is_dir():
         return "kaggle"
     if (root.parent / KAGGLE_IMAGES / "train").is_dir() and root.name == KAGGLE_IMAGES.parts[0]:
         raise ValueError(f"{root} is part of Kaggle's tree: name the folder above, {root.parent}")
-    if (root / "train").is_dir():
+    if (root / "train").is_dir() and next((root / "train").glob("*.parquet"), None) is None:
         return "folders"
-    if any(next(folder.glob("*.parquet"), None) for folder in (root, root / "data")):
+    tables = (path for level in PARQUET_LEVELS for path in root.glob(f"{level}*.parquet"))
+    if any(parquet_split(root, path) is not None for path in tables):
         return "parquet"
-    if next(root.glob("*.tar"), None) is not None:
+    if any(path.name.endswith((".tar", *COMPRESSED_ENDINGS)) for path in root.iterdir()):
         return "class-tars"
     folders = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
     if len(folders) > 1 and not folders & set(SPLITS):  # one folder: a level too high, more likely

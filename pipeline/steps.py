@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.draws import centre_draws, draws, lighting_offsets
+from pipeline.draws import lighting_offsets
 from pipeline.loader_config import LoaderConfig
 from pipeline.moments import Statistics
 from pipeline.order import Rows, num_steps, order, rank_part
@@ -56,13 +56,8 @@ class Steps:
         """Step `number` of an epoch."""
         config, size = self._config, self._config.batch_size
         first, last = rank_part(len(self._index), size, number, config.rank, config.world_size)
-        if config.training:
-            rows = self._order(epoch)[first:last]
-            drawn = draws(config.seed, epoch, number, size)
-        else:
-            rows = np.arange(first, last)
-            drawn = centre_draws(size)
-        drawn = drawn.part(first - number * size, last - number * size)
+        rows = self._order(epoch)[first:last] if config.training else np.arange(first, last)
+        drawn = config.draws(epoch, number).part(first - number * size, last - number * size)
         chosen = self._index[rows]
         return Step(
             rows=rows,
@@ -71,6 +66,12 @@ class Steps:
             crop=drawn.crop,
             offsets=self._offsets(drawn.alpha),
         )
+
+    def rows_left(self, epoch: int, number: int) -> Rows:
+        """The rows of all ranks from step `number` to the end of the epoch, in their order."""
+        size = self._config.batch_size
+        whole = self._order(epoch) if self._config.training else np.arange(len(self._index))
+        return whole[number * size : len(self) * size]
 
     def close(self) -> None:
         """Ends the thread."""

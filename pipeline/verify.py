@@ -43,6 +43,7 @@ class Findings:
 
     damaged: dict[tuple[str, int], list[str]] = field(default_factory=dict)  # (split, number)
     other: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # nothing damaged, but worth knowing
     num_shards: int = 0
     num_decoded: int = 0
     class_mix: dict[str, ClassMix] = field(default_factory=dict)  # split -> of its shards
@@ -51,6 +52,11 @@ class Findings:
     def sound(self) -> bool:
         """Whether nothing is wrong."""
         return not self.damaged and not self.other
+
+    def remarks(self) -> list[str]:
+        """What is to be said of the whole, a line each."""
+        wrong = [f"wrong: {problem}" for problem in self.other]
+        return wrong + [f"warning: {warning}" for warning in self.warnings]
 
 
 def verify_dataset(
@@ -115,27 +121,47 @@ def _check_counts(dataset: Dataset, split: str, rows: Index, findings: Findings)
     labels = np.unique(rows["label"])
     if len(labels) and not (labels[0] >= 0 and labels[-1] < len(dataset.classes)):
         findings.other.append(f"{split}: labels go beyond the {len(dataset.classes)} classes")
-    missing = len(dataset.classes) - len(labels)
-    if split == "train" and missing:
-        findings.other.append(f"train: {missing} of {len(dataset.classes)} classes have no image")
-    quarantined = _quarantined_ids(dataset, split, findings)
+    quarantined = _quarantined(dataset, split, findings)
+    if split == "train":
+        _check_classes(dataset, set(labels.tolist()), quarantined, findings)
     if len(quarantined) != account.quarantined:
         findings.other.append(
             f"{QUARANTINE_NAME} lists {len(quarantined)} originals of {split}, dataset.json says "
             f"{account.quarantined}"
         )
-    if quarantined & set(ids.tolist()):
+    if quarantined.keys() & set(ids.tolist()):
         findings.other.append(f"{split}: a quarantined original is in a shard as well")
 
 
-def _quarantined_ids(dataset: Dataset, split: str, findings: Findings) -> set[int]:
+def _check_classes(
+    dataset: Dataset, labels: set[int], quarantined: dict[int, str], findings: Findings
+) -> None:
+    """Classes of train without an image: nothing wrong where theirs are all in quarantine."""
+    # A class is listed for images it had: a path tells which, a row of a parquet file does not.
+    known = {part for source in quarantined.values() for part in source.split("/")[:-1]}
+    any_class = any(".parquet#" in source for source in quarantined.values())
+    missing = [name for label, name in enumerate(dataset.classes) if label not in labels]
+    emptied = [name for name in missing if any_class or name in known]
+    lost = [name for name in missing if name not in emptied]
+    what = f"of {len(dataset.classes)} classes have no image"
+    if emptied:
+        shown = ", ".join(emptied[:5])
+        findings.warnings.append(
+            f"train: {len(emptied)} {what}, theirs are all in {QUARANTINE_NAME}: {shown}"
+        )
+    if lost:
+        findings.other.append(f"train: {len(lost)} {what}: {', '.join(lost[:5])}")
+
+
+def _quarantined(dataset: Dataset, split: str, findings: Findings) -> dict[int, str]:
+    """What a split's quarantine lists: the source's name by sample id."""
     path = dataset.folder / QUARANTINE_NAME
     try:
         entries = [json.loads(line) for line in path.read_text().splitlines()]
-        return {int(entry["id"]) for entry in entries if entry["split"] == split}
+        return {int(e["id"]): str(e["source"]) for e in entries if e["split"] == split}
     except (OSError, ValueError, KeyError, TypeError) as error:
         findings.other.append(f"{path} cannot be read: {error}")
-        return set()
+        return {}
 
 
 def _check_shard(
@@ -148,7 +174,7 @@ def _check_shard(
     problems = _check_files(dataset, split, number, own)
     try:
         data = path.read_bytes()
-        found = members(path)
+        found = members(path, data)
     except (OSError, ValueError) as error:
         return [*problems, str(error)], 0
     if len(data) != shard.bytes:

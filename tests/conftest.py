@@ -16,6 +16,7 @@ from PIL import Image
 import pipeline.prepare
 from pipeline.engines import run_tasks
 from pipeline.images import ORIENTATION_TAG, ImageFormat, Pixels
+from pipeline.locations import location
 from pipeline.manifest import open_dataset
 from pipeline.moments import statistics, write_statistics
 from pipeline.originals import Listing, Source
@@ -189,3 +190,14 @@ def sorted_shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shard_copy(shard_folder: Path, tmp_path: Path) -> Path:
     """A copy of `shard_folder` that a test may damage."""
     return Path(shutil.copytree(shard_folder, tmp_path / "shard-copy"))
+
+
+@pytest.fixture
+def in_memory(shard_folder: Path) -> Iterator[Path]:
+    """`shard_folder` in a store that lives in this process."""
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
+    there = location("memory://staged/shards")
+    for path in shard_folder.iterdir():
+        (there / path.name).write_bytes(path.read_bytes())
+    yield there
+    getattr(there, "fs").rm("/staged", recursive=True)

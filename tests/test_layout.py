@@ -18,7 +18,8 @@ MAX_LINE = 99
 MAX_ENTRY_LINES = 79
 WITHOUT_TORCH = (
     "atomic", "class_mix", "cores", "draws", "engines", "images", "ledger", "manifest", "moments",
-    "order", "plan", "prepare", "reader", "shards", "sources", "totals",
+    "open_shards", "order", "plan", "prepare", "reader", "shards", "sources", "stage_folder",
+    "stage_plan", "staging", "totals", "transfer",
 )  # fmt: skip
 
 

@@ -24,6 +24,8 @@ def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
             f"{split.enlarged:>10,}"
             f"{source.splits[name].ignored:>9,}"
         )
+    for name, count in source.unlabelled.items():
+        click.echo(f"  left out, no labels: {count:,} of {name}")
     reasons: Counter[tuple[str, str]] = Counter()
     for line in (dataset.folder / QUARANTINE_NAME).read_text().splitlines():
         entry = json.loads(line)

@@ -3,9 +3,11 @@
 
     tools/benchmark.py loader --shards shards/ --against torch --against stock-dali
     tools/benchmark.py prepare --images /path/to/photographs
+    tools/benchmark.py recipe --shards shards/ --minutes 2 --seeds 3 --width 0.25
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,7 +17,9 @@ from pipeline.messages import clear_errors
 from tools.measure.contest import LoaderContest, run_loader_contest
 from tools.measure.contestants import PEERS
 from tools.measure.preparation import PreparationContest, run_preparation_contest
-from tools.measure.table import publish, usage_errors
+from tools.measure.recipe import RecipeContest, recipe_table, run_recipe_contest
+from tools.measure.table import measure
+from trainer.config import DEVICES
 
 
 @click.group(context_settings={"show_default": True})
@@ -33,43 +37,42 @@ def main() -> None:
     "--against", "peers", multiple=True, type=click.Choice(list(PEERS)),
     help="A peer that does the same work, by turns; repeatable.",
 )  # fmt: skip
-@click.option(
-    "--raw-shards", type=click.Path(path_type=Path),
-    help="The same images as raw shards: measured too, by turns with those of --shards.",
-)  # fmt: skip
+@click.option("--raw-shards", type=click.Path(path_type=Path), help="The same, raw; by turns.")
 @click.option("--cold", is_flag=True, help="Drop files from the page cache before each pass.")
-@click.option("--threads", default=available_cores(), help="Threads or workers, of each.")
+@click.option("--threads", "num_threads", default=available_cores(), help="Of each.")
 @click.option("--batch-size", default=128, help="Images.")
 @click.option("--repeats", default=5, help="Measured rounds, at least 5.")
-@click.option("--images", default=10_000, help="Per repeat; a smaller data set is repeated.")
+@click.option("--images", "min_images", default=10_000, help="A pass; fewer are repeated.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write it here too.")
 @clear_errors
-def loader(
-    shards: Path, backends: tuple[str, ...], peers: tuple[str, ...], raw_shards: Path | None,
-    cold: bool, threads: int, batch_size: int, repeats: int, images: int, json_path: Path | None,
-) -> None:  # fmt: skip
+def loader(json_path: Path | None, **options: Any) -> None:
     """Training batches per second (crop, flip, lighting, float), the CPU time they cost the thread
     that takes them, and the memory that is kept from pass to pass: one pass is one epoch."""
-    with usage_errors():
-        contest = LoaderContest(
-            shards=shards, backends=backends, peers=peers, num_threads=threads,
-            batch_size=batch_size, repeats=repeats, min_images=images,
-            raw_shards=raw_shards, cold=cold,
-        )  # fmt: skip
-    publish(run_loader_contest(contest, lambda line: click.echo(line, err=True)), json_path)
+    measure(LoaderContest, run_loader_contest, options, json_path)
 
 
 @main.command()
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Photographs.")
-@click.option("--num-images", default=2_000, help="Per repeat; a smaller folder is repeated.")
+@click.option("--num-images", "min_images", default=2_000, help="A pass; fewer are repeated.")
 @click.option("--repeats", default=5, help="Measured rounds, at least 5.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write it here too.")
 @clear_errors
-def prepare(images: Path, num_images: int, repeats: int, json_path: Path | None) -> None:
+def prepare(json_path: Path | None, **options: Any) -> None:
     """Images prepared per second, one worker and two, against a bare OpenCV loop."""
-    with usage_errors():
-        contest = PreparationContest(images=images, min_images=num_images, repeats=repeats)
-    publish(run_preparation_contest(contest, lambda line: click.echo(line, err=True)), json_path)
+    measure(PreparationContest, run_preparation_contest, options, json_path)
+
+
+@main.command()
+@click.option("--shards", type=click.Path(path_type=Path), required=True, help="Shard folder.")
+@click.option("--minutes", default=2.0, help="Of training, of each run.")
+@click.option("--seeds", default=3, help="Runs of each recipe.")
+@click.option("--width", default=0.25, help="Factor on channels and hidden units.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to train.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write it here too.")
+@clear_errors
+def recipe(json_path: Path | None, **options: Any) -> None:
+    """Errors after equal minutes of training: `modern`, beside torchvision's AlexNet."""
+    measure(RecipeContest, run_recipe_contest, options, json_path, recipe_table)
 
 
 if __name__ == "__main__":

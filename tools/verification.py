@@ -17,8 +17,8 @@ def verify(dataset: Dataset, sample: float, seed: int) -> Findings:
             click.echo(f"damaged: {dataset.splits[split].shards[number].name}: {problem}")
         if len(problems) > 5:
             click.echo(f"  and {len(problems) - 5} more of that shard")
-    for problem in findings.other:
-        click.echo(f"wrong: {problem}")
+    for remark in findings.remarks():
+        click.echo(remark)
     for split, mix in findings.class_mix.items():
         note = ": sorted, read with --window all only" if mix.is_sorted else ""
         click.echo(f"{split}: class entropy within a shard {mix}{note}")

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pipeline.cores import available_cores
+from pipeline.locations import Location
 from pipeline.manifest import open_dataset
 from pipeline.messages import clear_errors
 from pipeline.repair import repair
@@ -23,7 +24,7 @@ from tools.verification import verify
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("shards", default="shards", type=click.Path(path_type=Path))
+@click.argument("shards", default="shards", type=Location())
 @click.option(
     "--sample",
     default=1.0,

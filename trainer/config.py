@@ -1,7 +1,9 @@
 """What a run is asked to do, the preset that follows from it, and the folder that is its own."""
 
 import dataclasses
+import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,16 @@ from typing import Any
 import torch
 
 from pipeline.atomic import write_whole
+from pipeline.loader_config import require_stage
 from pipeline.manifest import Dataset
-from trainer.presets import Preset, find_preset
+from pipeline.order import Window
+from trainer.ema import require_decay
+from trainer.override import override, parse_settings, read_config
+from trainer.precision import PRECISIONS
+from trainer.preset import LayerRate, Preset
+from trainer.presets import find_preset
 
 CONFIG_NAME = "config.json"
-PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cuda", "cpu")
 
 
@@ -23,6 +30,10 @@ class RunConfig:
 
     shards: Path
     preset: str = "modern"
+    config_file: Path | None = None  # a TOML file of preset fields
+    settings: tuple[str, ...] = ()  # more of them, as "training.momentum=0.8"; these win
+    init_from: Path | None = None  # a checkpoint whose weights are the first
+    replace_head: bool = False  # but for those of the last layer
     epochs: int | None = None
     batch_size: int | None = None  # global
     width: float = 1.0
@@ -32,15 +43,29 @@ class RunConfig:
     prefetch: int = 3  # steps
     calibrate: bool = False
     exact: bool = False
+    window: Window = "all"
+    stage_dir: Path | None = None
+    stage_bytes: int | None = None
     precision: str = "auto"
+    micro_batch: int | None = None  # images per forward and backward pass; None: the batch
+    ema: float | None = None  # decay of the moving average of the weights; None: there is none
+    weight_report: int | None = None  # epochs between two tables of weights; None: none
+    tensorboard: bool = False
+    limit_steps: int | None = None  # of the whole run
+    overfit: int | None = None  # training images that stand for both splits
     seed: int = 0
-    out: Path | None = None  # runs/PRESET-SEED
+    out: Path | None = None  # runs/PRESET-SEED, with --overfit N runs/PRESET-SEED-overfit-N
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
+        require_stage(self.shards, self.stage_dir, self.stage_bytes)
         for flag, value in (
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
+            ("--micro-batch", self.micro_batch),
+            ("--weight-report", self.weight_report),
+            ("--limit-steps", self.limit_steps),
+            ("--overfit", self.overfit),
             ("--loader-threads", self.loader_threads),
             ("--prefetch", self.prefetch),
         ):
@@ -54,13 +79,18 @@ class RunConfig:
                 raise ValueError(f"{flag} is {name!r}, must be one of {', '.join(choices)}")
         if not 0 < self.width <= 16:
             raise ValueError(f"--width is {self.width}, must be more than 0 and at most 16")
+        if self.replace_head and self.init_from is None:
+            raise ValueError("--replace-head goes with --init-from CHECKPOINT only")
+        if self.ema is not None:
+            require_decay(self.ema)
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, must be at least 0")
 
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.out or Path("runs") / f"{self.preset}-{self.seed}"
+        overfit = f"-overfit-{self.overfit}" if self.overfit else ""
+        return self.out or Path("runs") / f"{self.preset}-{self.seed}{overfit}"
 
 
 def find_device(name: str) -> torch.device:
@@ -71,53 +101,108 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and there) else "cpu")
 
 
-def find_precision(name: str, preset: Preset, device: torch.device) -> str:
-    """`auto` is the preset's own on a GPU, fp32 on a CPU (bf16 is emulated on most)."""
-    if name != "auto":
-        return name
-    return preset.precision if device.type == "cuda" else "fp32"
-
-
 def default_batch_size(preset: Preset, num_images: int) -> int:
     """The preset's, lowered to the largest power of two <= one eighth of the training images."""
     largest = 1 << max(0, (num_images // 8).bit_length() - 1)
-    return min(preset.batch_size, largest)
+    return min(preset.training.batch_size, largest)
+
+
+def asked_preset(config: RunConfig) -> Preset:
+    """The preset with the fields that --config and --set give it; ValueError naming a bad one."""
+    changes = read_config(config.config_file) if config.config_file else {}
+    return override(find_preset(config.preset), changes | parse_settings(config.settings))
 
 
 def resolve_preset(config: RunConfig, num_images: int) -> Preset:
-    """The preset with the run's own epochs and batch; the learning rate is scaled with the batch.
+    """The preset asked for with the run's own epochs and batch.
 
-    num_images: of the training split. ValueError where a batch is larger than that.
+    The learning rate is scaled with the batch; what happens at an epoch of the preset moves in
+    proportion to --epochs. num_images: of the training split. ValueError where a batch is larger.
     """
-    preset = find_preset(config.preset)
+    preset = asked_preset(config)
+    training = preset.training
     batch_size = config.batch_size or default_batch_size(preset, num_images)
     if batch_size > num_images:
         raise ValueError(
             f"--batch-size is {batch_size}, the training split has {num_images} images: no full "
             f"batch; use at most that many"
         )
-    scale = batch_size / preset.batch_size
+    scale = (batch_size / training.batch_size) ** training.batch_exponent
+    training = dataclasses.replace(
+        training, batch_size=batch_size, learning_rate=training.learning_rate * scale
+    )
+    preset = dataclasses.replace(preset, training=training)
+    return stretch(preset, config.epochs) if config.epochs else preset
+
+
+def stretch(preset: Preset, epochs: int) -> Preset:
+    """The preset over another number of epochs, its events moved in proportion, rounded up."""
+    training, augmentation = preset.training, preset.augmentation
+
+    def moved(epoch: int) -> int:
+        return math.ceil(epoch * epochs / training.epochs)
+
+    rates = (LayerRate(moved(rate.epoch), *rate[1:]) for rate in training.layer_rates)
     return dataclasses.replace(
         preset,
-        epochs=config.epochs or preset.epochs,
-        batch_size=batch_size,
-        learning_rate=preset.learning_rate * scale**preset.batch_exponent,
+        training=dataclasses.replace(
+            training,
+            epochs=epochs,
+            drop_epochs=tuple(moved(epoch) for epoch in training.drop_epochs),
+            layer_rates=tuple(rates),
+        ),
+        augmentation=dataclasses.replace(
+            augmentation, lighting_off_epoch=moved(augmentation.lighting_off_epoch)
+        ),
     )
 
 
 def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, Any]:
     """All that makes a run what it is, JSON-able: two runs of the same description are the same.
 
-    Not the device, the backend or the place of the shards: a run may move.
+    Not the device, the backend, the place of the shards or where they are staged: a run may move.
+    The micro-batch only where batch norm sees it.
     """
-    return {
+    description = {
         "preset": preset.to_dict(),
         "width": config.width,
         "precision": config.precision,
+        "micro_batch": config.micro_batch if preset.network.norm == "batch" else None,
+        "ema": config.ema,
+        "overfit": config.overfit,
         "seed": config.seed,
+        "window": config.window,
         "classes": list(dataset.classes),
         "fingerprints": {split: dataset.fingerprint(split) for split in ("train", "val")},
     }
+    if config.init_from is not None:
+        digest = _sha256(config.init_from)
+        description["init_from"] = {"sha256": digest, "replace_head": config.replace_head}
+    return description
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"--init-from {path} cannot be read: {error.strerror}") from error
+
+
+def notes(config: RunConfig, preset: Preset) -> list[str]:
+    """What is out of the ordinary in a run, a line each, for its beginning."""
+    lines = []
+    if config.overfit:
+        lines.append(
+            f"OVERFIT: trains on the first {config.overfit:,} training images over and over, "
+            f"without augmentation; errors are over these images and should fall to 0"
+        )
+    if config.micro_batch:
+        sees = "; batch norm sees one at a time" if preset.network.norm == "batch" else ""
+        lines.append(f"micro-batches of {config.micro_batch:,} images{sees}")
+    if config.ema is not None:
+        lines.append(f"errors are of the weights averaged with decay {config.ema:g}")
+    return lines
 
 
 def claim_folder(folder: Path, description: dict[str, Any]) -> None:

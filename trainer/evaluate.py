@@ -1,7 +1,7 @@
-"""Errors over a split: from the centre crop, or from ten views with averaged probabilities."""
+"""Errors over a split: one network or several together, from the centre crop or from ten views."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,9 @@ from trainer.model import AlexNet
 
 _FAR_PX = SIZE_PX - CROP_PX
 _MIDDLE_PX = _FAR_PX // 2
-TEN_VIEWS = tuple(  # x, y, flip: corners and centre, each with its mirror image (paper §4.1)
+Views = tuple[tuple[int, int, int], ...]  # x, y, flip of each
+CENTRE_VIEW: Views = ((_MIDDLE_PX, _MIDDLE_PX, 0),)
+TEN_VIEWS: Views = tuple(  # corners and centre, each with its mirror image (paper §4.1)
     (x, y, flip)
     for flip in (0, 1)
     for x, y in ((0, 0), (_FAR_PX, 0), (0, _FAR_PX), (_FAR_PX, _FAR_PX), (_MIDDLE_PX, _MIDDLE_PX))
@@ -30,65 +32,115 @@ class Errors:
     top1_error: float
     top5_error: float
 
-    def line(self) -> str:
-        """The errors for a person."""
-        return (
-            f"top-1 error {self.top1_error:.2%}, top-5 error {self.top5_error:.2%}, "
-            f"loss {self.loss:.4f} over {self.num_images:,} images"
+
+@dataclass(frozen=True, kw_only=True)
+class ClassErrors:
+    """What a network gets wrong of one class; errors are fractions, 0..1."""
+
+    label: int
+    num_images: int
+    top1_error: float
+    top5_error: float
+
+
+class Tally:
+    """Errors summed up image by image; the sums stay on the device until they are asked for."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        # counts: (class, [images, top-1 errors, top-5 errors])
+        self._counts = torch.zeros(num_classes, 3, dtype=torch.int64, device=device)
+
+    def add(self, log_probabilities: Tensor, labels: Tensor) -> None:
+        """Counts a batch in; log_probabilities: (batch, classes), labels: (batch,)."""
+        self._loss -= log_probabilities.gather(1, labels[:, None]).double().sum()
+        missed = [misses(log_probabilities, labels, k) for k in (1, 5)]
+        counted = torch.stack([torch.ones_like(labels), *missed], 1)
+        self._counts.index_add_(0, labels, counted)
+
+    def errors(self) -> Errors:
+        """Over all images; ValueError where there was none."""
+        num_images, top1, top5 = self._counts.sum(0).tolist()
+        if num_images == 0:
+            raise ValueError("no image to evaluate on; prepare a source that has a val/ folder")
+        return Errors(
+            num_images=num_images,
+            loss=self._loss.item() / num_images,
+            top1_error=top1 / num_images,
+            top5_error=top5 / num_images,
         )
+
+    def by_class(self) -> list[ClassErrors]:
+        """Of every class that has images, in the order of the labels."""
+        return [
+            ClassErrors(
+                label=label,
+                num_images=num_images,
+                top1_error=top1 / num_images,
+                top5_error=top5 / num_images,
+            )
+            for label, (num_images, top1, top5) in enumerate(self._counts.tolist())
+            if num_images
+        ]
+
+
+def evaluate(model: AlexNet, batches: Iterable[Batch], views: int = 1) -> Errors:
+    """The errors of one network; see `evaluate_together`."""
+    return evaluate_together([model], batches, views)[0].errors()
 
 
 @torch.inference_mode()
-def evaluate(model: AlexNet, batches: Iterable[Batch], views: int = 1) -> Errors:
-    """The errors over all images of `batches`, in float32; the model is left in test mode.
+def evaluate_together(
+    models: Sequence[AlexNet], batches: Iterable[Batch], views: int = 1
+) -> list[Tally]:
+    """Of each network over all images of `batches`, and last of all of them together.
 
-    With `views=1` the batches hold 224x224 centre crops, with `views=10` whole 256x256 images.
-    ValueError where there is no image.
+    Together: their probabilities averaged, over views and networks alike. In float32, each with
+    its own normalisation; the models, of the same classes, are left in test mode. With `views=1`
+    the batches hold 224x224 centre crops, with `views=10` whole 256x256 images.
     """
-    assert views in (1, 10)
-    model.eval()
-    num_images = 0
-    sums: Tensor | None = None  # sums: (loss, top-1 errors, top-5 errors), float64, on the device
+    assert views in (1, 10) and models
+    for model in models:
+        model.eval()
+    device = next(models[0].parameters()).device
+    tallies = [Tally(models[0].num_classes, device) for _ in range(len(models) + 1)]
     for batch in batches:
-        if views == 1:
-            log_probabilities = centre_crop(model, batch.images, batch.crop)
-        else:
-            log_probabilities = ten_views(model, batch.images)
-        num_images += len(batch.labels)
-        own = log_probabilities.gather(1, batch.labels[:, None])[:, 0]
-        parts = torch.stack(
-            [
-                -own.double().sum(),
-                misses(log_probabilities, batch.labels, 1).sum().double(),
-                misses(log_probabilities, batch.labels, 5).sum().double(),
-            ]
-        )
-        sums = parts if sums is None else sums + parts
-    if sums is None or num_images == 0:
-        raise ValueError("no image to evaluate on; prepare a source that has a val/ folder")
-    loss, top1, top5 = (float(value) / num_images for value in sums.tolist())
-    return Errors(num_images=num_images, loss=loss, top1_error=top1, top5_error=top5)
+        each = [
+            log_probabilities(model, batch.images, batch.crop)
+            if views == 1
+            else over_views(model, batch.images, TEN_VIEWS)
+            for model in models
+        ]
+        for tally, found in zip(tallies, [*each, average(each)], strict=True):
+            tally.add(found, batch.labels)
+    return tallies
 
 
-def centre_crop(model: AlexNet, images: Tensor, crop: Tensor) -> Tensor:
-    """Log-probabilities (batch, classes), float32, of (batch, 3, 224, 224) crops in test mode."""
+def log_probabilities(model: AlexNet, images: Tensor, crop: Tensor) -> Tensor:
+    """(batch, classes), float32, of (batch, 3, 224, 224) crops in test mode."""
     return torch.log_softmax(model(images, crop, None).float(), 1)
 
 
-def ten_views(model: AlexNet, images: Tensor) -> Tensor:
-    """Log of the probabilities averaged over ten views, (batch, classes), float32.
+def over_views(model: AlexNet, images: Tensor, views: Views) -> Tensor:
+    """Log of the probabilities averaged over the views, (batch, classes), float32.
 
-    images: (batch, 3, 256, 256), 0..255 of any dtype. Averaged as probabilities, not as logits
-    (paper §4.1).
+    images: (batch, 3, 256, 256), 0..255 of any dtype.
     """
     assert images.shape[-2:] == (SIZE_PX, SIZE_PX)
-    views = []
-    for x, y, flip in TEN_VIEWS:
+    found = []
+    for x, y, flip in views:
         view = images[:, :, y : y + CROP_PX, x : x + CROP_PX]
         crop = torch.tensor([[x, y, flip]], device=images.device).expand(len(images), 3)
-        views.append(centre_crop(model, view.flip(3) if flip else view, crop))
-    # stacked: (view, batch, class)
-    return torch.logsumexp(torch.stack(views), 0) - math.log(len(views))
+        found.append(log_probabilities(model, view.flip(3) if flip else view, crop))
+    return average(found)
+
+
+def average(log_probabilities: Sequence[Tensor]) -> Tensor:
+    """Log of the mean of probabilities given as logs: not of logits (paper §4.1)."""
+    # stacked: (one of those averaged, batch, class)
+    return torch.logsumexp(torch.stack(list(log_probabilities)), 0) - math.log(
+        len(log_probabilities)
+    )
 
 
 def misses(scores: Tensor, labels: Tensor, k: int) -> Tensor:

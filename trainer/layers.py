@@ -1,4 +1,4 @@
-"""The layers PyTorch lacks or has slow: normalisation, response norm, mask-and-halve dropout.
+"""The layers PyTorch lacks or has slow: normalisation, response norms, mask-and-halve dropout.
 
 With them, the one rule by which the model's random numbers are drawn.
 """
@@ -7,10 +7,12 @@ import hashlib
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.draws import CROP_PX
+from pipeline.draws import CROP_PX, MAX_OFFSET_PX
 from pipeline.images import SIZE_PX
+from trainer.preset import Mean
 
 
 def random_source(device: torch.device | str, *key: int | str) -> torch.Generator:
@@ -44,6 +46,25 @@ def mask_and_halve(x: Tensor, mask: Tensor | None) -> Tensor:
     return x * 0.5 if mask is None else x * mask.to(x.dtype)
 
 
+class GroupedLinear(nn.Linear):
+    """A fully-connected layer in `groups` equal parts that see their own part of the input only.
+
+    weight: (outputs, inputs / groups), bias: (outputs,), as a grouped convolution has them.
+    """
+
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        assert inputs % groups == 0 and outputs % groups == 0
+        super().__init__(inputs // groups, outputs)
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, inputs); returns (batch, outputs)."""
+        parts = x.view(len(x), self.groups, -1).transpose(0, 1)
+        weights = self.weight.view(self.groups, -1, self.in_features).transpose(1, 2)
+        out = parts @ weights  # (group, batch, input) @ (group, input, output)
+        return out.transpose(0, 1).flatten(1) + self.bias
+
+
 class ResponseNorm(nn.Module):
     """Local response normalisation (paper §3.3): b_i = a_i / (k + alpha * sum_j a_j^2)^beta.
 
@@ -60,44 +81,76 @@ class ResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, channels, height, width), returned in its own dtype and memory format."""
         assert x.shape[1] % self.columns == 0
-        out: Tensor = _ResponseNorm.apply(  # type: ignore[no-untyped-call]  # torch's decorator
-            x, self.size, self.k, self.alpha, self.beta, self.columns
-        )
-        return out
+        return _normalise(x, self.size, self.columns, self.k, self.alpha, self.beta)
 
     def extra_repr(self) -> str:
         """What print shows of this layer."""
         return f"size={self.size}, k={self.k}, alpha={self.alpha}, beta={self.beta}"
 
 
+class MapResponseNorm(nn.Module):
+    """The same formula with j over the size x size pixels around a pixel, in the same map.
+
+    The layer type `rnorm` of the 2012 code (layer.py), whose k is 1. Pixels outside the map count
+    as 0.
+    """
+
+    def __init__(self, *, size: int, k: float, alpha: float, beta: float) -> None:
+        super().__init__()
+        assert size % 2 == 1
+        self.size, self.k, self.alpha, self.beta = size, k, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, channels, height, width), returned in its own dtype and memory format."""
+        return _normalise(x, self.size, None, self.k, self.alpha, self.beta)
+
+    def extra_repr(self) -> str:
+        """What print shows of this layer."""
+        return f"size={self.size}, k={self.k}, alpha={self.alpha}, beta={self.beta}"
+
+
+def _normalise(
+    x: Tensor, size: int, columns: int | None, k: float, alpha: float, beta: float
+) -> Tensor:
+    out: Tensor = _ResponseNorm.apply(  # type: ignore[no-untyped-call]  # torch's decorator
+        x, size, columns, k, alpha, beta
+    )
+    return out
+
+
 class _ResponseNorm(torch.autograd.Function):
-    """The formula above and its gradient, each with one window sum.
+    """The formula above and its gradient, each with one sum over a neighbourhood.
 
     With s_i = k + alpha * sum_j a_j^2 and h the gradient of b:
-    gradient of a_i = h_i s_i^-beta - 2 alpha beta a_i * sum_j h_j a_j s_j^(-beta-1).
-    At least in float32, whatever comes in. Four times as fast on a CPU as the same sums
-    left to autograd.
+    gradient of a_i = h_i s_i^-beta - 2 alpha beta a_i * sum_j h_j a_j s_j^(-beta-1),
+    as j is a neighbour of i where i is one of j. The sum is over channels within `columns`, or,
+    where that is None, over pixels. At least in float32, whatever comes in. Four times as fast on
+    a CPU as the same sums left to autograd.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, size: int, k: float, alpha: float, beta: float, columns: int
+        ctx: Any, x: Tensor, size: int, columns: int | None, k: float, alpha: float, beta: float
     ) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        scale = window_sum(wide.square(), size, columns).mul_(alpha).add_(k)
+        scale = _sum_around(wide.square(), size, columns).mul_(alpha).add_(k)
         factor = scale**-beta
         ctx.save_for_backward(x, scale, factor)
-        ctx.constants = size, alpha, beta, columns
+        ctx.constants = size, columns, alpha, beta
         return (wide * factor).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, factor = ctx.saved_tensors
-        size, alpha, beta, columns = ctx.constants
+        size, columns, alpha, beta = ctx.constants
         wide, scaled = x.to(scale.dtype), gradients[0].to(scale.dtype) * factor
-        sums = window_sum((scaled * wide).div_(scale), size, columns)
+        sums = _sum_around((scaled * wide).div_(scale), size, columns)
         scaled.addcmul_(sums, wide, value=-2 * alpha * beta)
         return scaled.to(x.dtype), None, None, None, None, None
+
+
+def _sum_around(x: Tensor, size: int, columns: int | None) -> Tensor:
+    return patch_sum(x, size) if columns is None else window_sum(x, size, columns)
 
 
 def window_sum(x: Tensor, size: int, columns: int) -> Tensor:
@@ -114,39 +167,61 @@ def window_sum(x: Tensor, size: int, columns: int) -> Tensor:
     return out
 
 
+def patch_sum(x: Tensor, size: int) -> Tensor:
+    """Each pixel's sum over the size x size pixels around it, zeros outside.
+
+    x: (batch, channels, height, width); the result has its shape, dtype and memory format.
+    """
+    return F.avg_pool2d(x, size, stride=1, padding=size // 2, divisor_override=1)
+
+
 class Normalise(nn.Module):
     """Takes the mean off the pixels, in float32.
 
-    at_crop: `mean` is an image (256, 256, 3), and each pixel's mean is that of its place in the
-    whole image, whatever crop and flip it was seen through (paper §2). Otherwise `mean` is (3,),
-    and the result is divided by `std` (3,). Both in 0..255 units; zeros and ones until `fill`.
+    mean: "image-at-crop": `mean` is an image (256, 256, 3), and each pixel's mean is that of its
+    place in the whole image, whatever crop and flip it was seen through (paper §2);
+    "image-centre": its middle 224x224, whatever the crop and the flip (2012 convdata.py);
+    "channel": `mean` is (3,), and the result is divided by `std` (3,). Both in 0..255 units; zeros
+    and ones until `fill`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, at_crop: bool) -> None:
+    def __init__(self, *, mean: Mean) -> None:
         super().__init__()
-        self.at_crop = at_crop
-        shape = (SIZE_PX, SIZE_PX, 3) if at_crop else (3,)
+        self.kind = mean
+        shape = (3,) if mean == "channel" else (SIZE_PX, SIZE_PX, 3)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(3))
 
     def fill(self, mean: Tensor, std: Tensor) -> None:
-        """Sets the buffers; `mean` as the class says, `std` (3,), ignored with `at_crop`.
+        """Sets the buffers; `mean` as the class says, `std` (3,), of use to "channel" only.
 
         A deviation below one level is taken as one level: flat images are not blown up.
         """
         assert mean.shape == self.mean.shape and std.shape == self.std.shape
         self.mean.copy_(mean)
-        if not self.at_crop:
+        if self.kind == "channel":
             self.std.copy_(std.clamp_min(1.0))
 
-    def forward(self, images: Tensor, crop: Tensor) -> Tensor:
-        """images: (batch, 3, 224, 224), 0..255; crop: (batch, 3) = x, y, flip. Returns float32."""
-        if self.at_crop:
-            return images.float() - mean_at_crop(self.mean, crop)
-        return (images.float() - self.mean.view(3, 1, 1)).mul_((1 / self.std).view(3, 1, 1))
+    def forward(self, images: Tensor, crop: Tensor, divisor: float = 1.0) -> Tensor:
+        """What the first convolution sees, float32 (batch, 3, 224, 224).
+
+        images: (batch, 3, 224, 224), 0..255; crop: (batch, 3) = x, y, flip; divisor: of the
+        result, the preset's input divisor in training.
+        """
+        images = images.float()
+        if self.kind == "channel":
+            scale = 1 / (self.std * divisor)
+            return (images - self.mean.view(3, 1, 1)).mul_(scale.view(3, 1, 1))
+        mean = self._centre() if self.kind == "image-centre" else mean_at_crop(self.mean, crop)
+        out = images - mean
+        return out if divisor == 1.0 else out.div_(divisor)
+
+    def _centre(self) -> Tensor:
+        middle = slice(MAX_OFFSET_PX // 2, MAX_OFFSET_PX // 2 + CROP_PX)
+        return self.mean[middle, middle].permute(2, 0, 1)
 
 
 def mean_at_crop(mean: Tensor, crop: Tensor) -> Tensor:

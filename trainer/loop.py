@@ -1,6 +1,5 @@
 """Train one epoch; validate."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,11 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.loader import Batch
+from trainer.accumulation import micro_batches
+from trainer.ema import Ema
+from trainer.guard import LossRecord
 from pipeline.waits import Waits
 from trainer.metrics import Progress
 from trainer.model import AlexNet
-from trainer.optimizer import build_optimizer, build_schedule, set_learning_rate
-from trainer.presets import Preset
+from trainer.optimizer import build_optimizer, set_learning_rates
+from trainer.precision import Arithmetic, zero_momentum
+from trainer.preset import Preset
+from trainer.schedule import build_schedule
+from trainer.weight_report import WeightChange, copy_weights, weight_changes
 
 
 class Feed(Protocol):
@@ -59,17 +64,41 @@ class Totals(Waits):
 class Trainer:
     """A network in training: its optimiser, its schedule and how many steps it has made.
 
-    The loss stays on the device; it is read only when a report is due and at the end of an epoch.
+    The loss stays on the device; it is read only when a report or a look at it is due and at the
+    end of an epoch. micro_batch: images per forward and backward pass, None for the whole batch;
+    ema_decay: of the moving average of the weights, None for none.
     """
 
     def __init__(
-        self, *, model: AlexNet, preset: Preset, steps_per_epoch: int, seed: int, precision: str
+        self,
+        *,
+        model: AlexNet,
+        preset: Preset,
+        steps_per_epoch: int,
+        seed: int,
+        precision: str,
+        micro_batch: int | None = None,
+        ema_decay: float | None = None,
     ) -> None:
-        self.model, self.preset, self.seed, self.precision = model, preset, seed, precision
-        self.optimizer = build_optimizer(model, preset)
+        self.model, self.preset, self.seed = model, preset, seed
+        self.precision, self.micro_batch = precision, micro_batch
+        self.device = next(model.parameters()).device
+        self.arithmetic = Arithmetic(precision, self.device)
+        self.optimizer = build_optimizer(model, preset, fused=self.arithmetic.skips_steps)
+        if self.arithmetic.skips_steps:
+            zero_momentum(self.optimizer)
         self.schedule = build_schedule(preset, steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch
+        self.ema = None if ema_decay is None else Ema(model, ema_decay)
         self.step = 0
-        self._unread: list[Tensor] = []  # losses of the last steps, scalars on the device
+        self.watch_weights = False  # in the last step of the epoch
+        self.weight_changes: dict[str, WeightChange] = {}  # in the last step that was watched
+        self._losses = LossRecord()
+
+    @property
+    def tested_model(self) -> AlexNet:
+        """The network that is validated: with the averaged weights where there is an average."""
+        return self.ema.model if self.ema else self.model
 
     def train_epoch(
         self, feed: Feed, totals: Totals, progress: Progress, stop: Callable[[], bool]
@@ -84,12 +113,15 @@ class Trainer:
         waited = feed.waits
         steps_done = self.step % len(feed)
         for batch in feed:
-            self._unread.append(self.train_step(batch))
-            totals.num_images += len(batch.labels)
             steps_done += 1
-            stopped = steps_done < len(feed) and stop()
-            if stopped or steps_done == len(feed) or progress.due(steps_done):
-                self._read_losses(totals, len(batch.labels))
+            finished = steps_done == len(feed)
+            watched = finished and self.watch_weights
+            self._losses.add(self._watched_step(batch) if watched else self.train_step(batch))
+            totals.num_images += len(batch.labels)
+            stopped = not finished and stop()
+            if stopped or finished or self._losses.due or progress.due(steps_done):
+                for loss in self._losses.read(self.step):
+                    totals.loss_sum += loss * len(batch.labels)
                 totals.seconds = before.seconds + time.perf_counter() - start
                 for name, seconds in vars(feed.waits).items():
                     setattr(totals, name, getattr(before, name) + seconds - getattr(waited, name))
@@ -103,28 +135,33 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Tensor:
         """One step of gradient descent; returns the batch's mean loss, a scalar on the device."""
-        set_learning_rate(
-            self.optimizer,
-            self.schedule.rate(self.step),
-            rescale_momentum=self.preset.rescale_momentum,
-        )
-        device = batch.images.device
-        masks = self.model.dropout_masks(self.seed, self.step, len(batch.labels), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.model(batch.images, batch.crop, masks)
-        loss = F.cross_entropy(logits.float(), batch.labels)
+        epoch = self.step // self.steps_per_epoch
+        rate = self.schedule.rate(self.step)
+        set_learning_rates(self.optimizer, rate, epoch, self.preset.training)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
-        self.optimizer.step()
+        loss = self._add_gradients(batch, self.preset.augmentation.divisor(epoch))
+        self.arithmetic.update(self.optimizer)
+        if self.ema:
+            self.ema.update(self.model)
         self.step += 1
-        return loss.detach()
+        return loss
 
-    def _read_losses(self, totals: Totals, batch_size: int) -> None:
-        """Moves the losses kept on the device into `totals`, in the order of their steps."""
-        losses = torch.stack(self._unread).tolist()
-        first = self.step - len(losses)
-        self._unread.clear()
-        for step, loss in enumerate(losses, first + 1):
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss of step {step} is {loss}")
-            totals.loss_sum += loss * batch_size
+    def _add_gradients(self, batch: Batch, divisor: float) -> Tensor:
+        """Forward and backward over the micro-batches; returns the mean loss of the batch."""
+        masks = self.model.dropout_masks(self.seed, self.step, len(batch.labels), self.device)
+        losses = []
+        for part, part_masks, share in micro_batches(batch, masks, self.micro_batch):
+            with self.arithmetic.autocast():
+                logits = self.model(part.images, part.crop, part_masks, divisor)
+            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            loss = F.cross_entropy(wide, part.labels) * share
+            self.arithmetic.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def _watched_step(self, batch: Batch) -> Tensor:
+        """As `train_step`; keeps what it did to each weight."""
+        before = copy_weights(self.model)
+        loss = self.train_step(batch)
+        self.weight_changes = weight_changes(self.model, before)
+        return loss

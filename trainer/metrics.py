@@ -1,15 +1,13 @@
-"""What a run says of itself: a bar while it trains, one line per epoch, one JSON line."""
+"""What a run says of itself: a bar while it trains, one report per epoch."""
 
 import dataclasses
-import json
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.atomic import write_whole
+from trainer.weight_report import WeightChange
 
 LINE_SECONDS = 30.0  # at least, between two lines off a terminal
 
@@ -35,6 +33,11 @@ class Report:
     handover_wait_seconds: float  # while work and tensors changed hands
     device_wait_seconds: float  # while the GPU stood still for its input
     fed_ratio: float | None = None  # null until a ceiling was measured
+    weights: dict[str, WeightChange] | None = None  # by parameter; null where not asked for
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, JSON-able."""
+        return dataclasses.asdict(self)
 
     def line(self, num_epochs: int) -> str:
         """The report for a person, in one line."""
@@ -45,36 +48,6 @@ class Report:
             f"top-5 error {self.top5_error:.1%}, {self.images_per_second:,.0f} images/s, "
             f"data wait {self.data_wait_seconds:.1f} s ({share:.0%})"
         )
-
-
-class MetricsFile:
-    """metrics.jsonl of a run: one JSON object per line, in the order of the steps."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, report: Report) -> None:
-        """Adds a line and flushes it to the disk."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(report), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def drop_after(self, step: int) -> None:
-        """Drops what lies past the checkpoint of that step, and a line that was cut off."""
-        if not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = "".join(line + "\n" for line in lines if _step_of(line, default=step + 1) <= step)
-        write_whole(self.path, kept.encode())
-
-
-def _step_of(line: str, default: int) -> int:
-    """The step of a line; `default` where it is no whole JSON object with one."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return default
 
 
 class Progress:

@@ -1,27 +1,31 @@
-"""AlexNet: five convolutions in two columns, three fully-connected layers (paper §3.5)."""
+"""AlexNet: five convolutions in two columns, three fully-connected layers (paper §3.5).
+
+And its variants: one column, columns that never meet, a sixth convolution, one removed.
+"""
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.draws import CROP_PX
 from trainer.layers import (
+    GroupedLinear,
+    MapResponseNorm,
     Normalise,
     ResponseNorm,
     dropout_mask,
     mask_and_halve,
     random_source,
 )
-from trainer.presets import Preset
+from trainer.preset import Network, Preset
 
-NUM_COLUMNS = 2
 PAD_PX = 3  # right and bottom only: 224 -> 227, so that conv1 gives 55x55 maps (2012 convdata.py)
-POOL5_PX = 6
-ONES_BIASES = ("conv2", "conv4", "conv5", "fc6", "fc7")  # paper §5
+CONV1_PX = 55
+KERNEL_PX = {"conv1": 11, "conv2": 5, "conv3": 3, "conv4": 3, "conv5": 3, "conv6": 3}
+MEETING = ("conv3", "conv6", "fc6", "fc7")  # see both columns where they exchange (paper §3.5)
+ONES_BIASES = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")  # paper §5; 2012 layers-146
+DEEP = ("conv3", "conv4", "conv5", "conv6")
 
 
 def scaled(size: int, width: float) -> int:
@@ -29,47 +33,60 @@ def scaled(size: int, width: float) -> int:
 
     Even, because the channels of every layer are shared out to two columns.
     """
-    return max(NUM_COLUMNS, NUM_COLUMNS * math.ceil(size * width / NUM_COLUMNS - 0.5))
+    return max(2, 2 * math.ceil(size * width / 2 - 0.5))
 
 
 class AlexNet(nn.Module):
     """The network of a preset; its normalisation is its first step and part of its state.
 
     Built with PyTorch's own random weights: call `initialise` and `normalise.fill`, or load a
-    state. ValueError for a width that is not a positive number.
+    state. ValueError for a width that is not a positive number. A convolution that is removed
+    takes its activation and normalisation with it, not the pooling that follows.
     """
+
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d  # this and the other convolutions are missing where the preset removes them
+    conv3: nn.Conv2d
+    conv4: nn.Conv2d
+    conv5: nn.Conv2d
+    conv6: nn.Conv2d
 
     def __init__(self, preset: Preset, num_classes: int, width: float = 1.0) -> None:
         super().__init__()
         if not (math.isfinite(width) and width > 0):
             raise ValueError(f"--width is {width}, must be a number more than 0")
         self.preset, self.num_classes, self.width = preset, num_classes, width
-        c1, c2, c3, c4, c5 = (scaled(size, width) for size in (96, 256, 384, 384, 256))
-        hidden = scaled(4096, width)
-        self.normalise = Normalise(at_crop=preset.mean == "image-at-crop")
-        self.conv1 = nn.Conv2d(3, c1, 11, stride=4)
-        self.norm1 = _norm(preset, c1)
-        self.conv2 = nn.Conv2d(c1, c2, 5, padding=2, groups=NUM_COLUMNS)
-        self.norm2 = _norm(preset, c2)
-        self.conv3 = nn.Conv2d(c2, c3, 3, padding=1)
-        self.conv4 = nn.Conv2d(c3, c4, 3, padding=1, groups=NUM_COLUMNS)
-        self.conv5 = nn.Conv2d(c4, c5, 3, padding=1, groups=NUM_COLUMNS)
-        self.fc6 = nn.Linear(c5 * POOL5_PX * POOL5_PX, hidden)
-        self.fc7 = nn.Linear(hidden, hidden)
-        self.fc8 = nn.Linear(hidden, num_classes)
-        self.pool = nn.MaxPool2d(3, 2)  # overlapping (paper §3.4)
+        net = preset.network
+        self.normalise = Normalise(mean=preset.augmentation.mean)
+        kernels = _kernels(net, width)
+        self.convolutions = tuple(kernels)
+        channels = 3
+        for name, count in kernels.items():
+            self.add_module(name, _convolution(net, name, channels, count))
+            channels = count
+        self.norm1 = _norm(net, kernels["conv1"])
+        self.norm2 = _norm(net, kernels["conv2"]) if "conv2" in kernels else nn.Identity()
+        self.map_norm2 = _map_norm(net) if "conv2" in kernels else nn.Identity()
+        # rounded up, as 2012 layer.py does: of effect for windows of 2x2 only
+        self.pool = nn.MaxPool2d(net.pool_px, 2, ceil_mode=True)
+        hidden = [scaled(size, width) for size in net.hidden]
+        self.fc6 = _linear(net, "fc6", channels * _pool5_px(net) ** 2, hidden[0])
+        self.fc7 = _linear(net, "fc7", hidden[0], hidden[1])
+        self.fc8 = nn.Linear(hidden[1], num_classes)
 
     def initialise(self, seed: int) -> None:
         """Sets weights and biases; those of a layer are a function of (seed, layer name)."""
+        net = self.preset.network
         for name, layer in self.named_children():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 weight = torch.empty(layer.weight.shape)
                 source = random_source("cpu", seed, "weights", name)
-                if self.preset.init == "normal":
-                    nn.init.normal_(weight, 0, self.preset.init_std, generator=source)
+                if net.init == "normal":
+                    std = net.deep_init_std if name in DEEP else net.init_std
+                    nn.init.normal_(weight, 0, std, generator=source)
                 else:
                     nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=source)
-                ones = self.preset.ones_biases and name in ONES_BIASES
+                ones = net.ones_biases and name in ONES_BIASES
                 assert layer.bias is not None
                 with torch.no_grad():
                     layer.weight.copy_(weight)
@@ -86,113 +103,133 @@ class AlexNet(nn.Module):
     def dropout_masks(
         self, seed: int, step: int, num_images: int, device: torch.device
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The masks of fc6 and fc7 in a step, (num_images, hidden) each; None without dropout."""
-        if not self.preset.dropout:
+        """The masks of fc6 and fc7 in a step, (num_images, outputs) each; None without dropout."""
+        if not self.preset.network.dropout:
             return None, None
-        shape = num_images, self.fc6.out_features
         return (
-            dropout_mask(seed, step, "fc6", shape, device),
-            dropout_mask(seed, step, "fc7", shape, device),
+            dropout_mask(seed, step, "fc6", (num_images, self.fc6.out_features), device),
+            dropout_mask(seed, step, "fc7", (num_images, self.fc7.out_features), device),
         )
 
     def forward(
-        self, images: Tensor, crop: Tensor, masks: tuple[Tensor | None, Tensor | None] | None
+        self,
+        images: Tensor,
+        crop: Tensor,
+        masks: tuple[Tensor | None, Tensor | None] | None,
+        divisor: float = 1.0,
     ) -> Tensor:
         """Logits (batch, classes).
 
         images: (batch, 3, 224, 224) in 0..255 units; crop: (batch, 3) = x, y, flip; masks: of
-        `dropout_masks` in training, None in test.
+        `dropout_masks` in training, None in test; divisor: of the normalised images, the preset's
+        in training.
         """
         assert self.training == (masks is not None)
-        x = F.pad(self.normalise(images, crop), (0, PAD_PX, 0, PAD_PX))
-        x = self.pool(self.norm1(_relu(self.conv1(x))))
-        x = self.pool(self.norm2(_relu(self.conv2(x))))
-        x = _relu(self.conv3(x))
-        x = _relu(self.conv4(x))
-        x = self.pool(_relu(self.conv5(x)))
-        x = self._dropout(_relu(self.fc6(x.flatten(1))), masks, 0)
-        x = self._dropout(_relu(self.fc7(x)), masks, 1)
+        x = self.features(self.normalise(images, crop, divisor)).flatten(1)
+        x = self._dropout(self._activate(self.fc6(x)), masks, 0)
+        x = self._dropout(self._activate(self.fc7(x)), masks, 1)
         logits: Tensor = self.fc8(x)
         return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """What fc6 sees, as maps (batch, channels, height, width), of normalised images."""
+        x = self.conv1(F.pad(x, (0, PAD_PX, 0, PAD_PX)))
+        if self.preset.network.layer1_order == "conv-norm-pool-relu":
+            x = self._activate(self.pool(self.norm1(x)))
+        else:
+            x = self.pool(self.norm1(self._activate(x)))
+        x = self.pool(self.map_norm2(self.norm2(self._convolve("conv2", x))))
+        for name in ("conv3", "conv4", "conv5"):
+            x = self._convolve(name, x)
+        return self._convolve("conv6", self.pool(x))
+
+    def _convolve(self, name: str, x: Tensor) -> Tensor:
+        """The convolution and its activation; x itself where the network has none of that name."""
+        return self._activate(getattr(self, name)(x)) if name in self.convolutions else x
+
+    def _activate(self, x: Tensor) -> Tensor:
+        """In place: what comes in is of use to nobody else."""
+        return x.tanh_() if self.preset.network.activation == "tanh" else x.relu_()
 
     def _dropout(
         self, x: Tensor, masks: tuple[Tensor | None, Tensor | None] | None, layer: int
     ) -> Tensor:
-        if not self.preset.dropout:
+        if not self.preset.network.dropout:
             return x
         return mask_and_halve(x, None if masks is None else masks[layer])
 
 
-def _norm(preset: Preset, num_channels: int) -> nn.Module:
-    if preset.norm == "batch":
-        return nn.BatchNorm2d(num_channels)
-    return ResponseNorm(
-        size=preset.response_size,
-        k=preset.response_k,
-        alpha=preset.response_alpha,
-        beta=preset.response_beta,
-        columns=NUM_COLUMNS,
+def _kernels(net: Network, width: float) -> dict[str, int]:
+    """How many kernels each convolution has, in order, both columns together."""
+    sizes = dict(zip(KERNEL_PX, (*net.channels, net.conv6), strict=True))
+    return {
+        name: scaled(size, width)
+        for name, size in sizes.items()
+        if size and name not in net.removed
+    }
+
+
+def _groups(net: Network, name: str) -> int:
+    """Of a layer over both columns' outputs: 1 where it sees both."""
+    return 1 if net.exchange and name in MEETING else net.columns
+
+
+def _convolution(net: Network, name: str, inputs: int, outputs: int) -> nn.Conv2d:
+    if name == "conv1":
+        return nn.Conv2d(inputs, outputs, KERNEL_PX[name], stride=4)
+    return nn.Conv2d(
+        inputs,
+        outputs,
+        KERNEL_PX[name],
+        padding=_padding_px(net, name),
+        groups=_groups(net, name),
     )
 
 
-def _relu(x: Tensor) -> Tensor:
-    return F.relu(x, inplace=True)
+def _padding_px(net: Network, name: str) -> int:
+    """One pixel less in conv2 and conv5 with 2x2 pooling (2012 layers-147.cfg).
+
+    Maps of 13x13 and 6x6 come out of pooling then as well.
+    """
+    return KERNEL_PX[name] // 2 - (net.pool_px == 2 and name in ("conv2", "conv5"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerSize:
-    """What one layer gives out and costs for one image."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]  # of the output, without the batch axis
-    num_parameters: int
-    num_multiply_adds: int  # of convolutions and fully-connected layers, biases aside
-
-
-def layer_sizes(preset: Preset, num_classes: int, width: float = 1.0) -> list[LayerSize]:
-    """The layers of a network in the order of execution, without memory for its weights."""
-    sizes: list[LayerSize] = []
-    with torch.device("meta"):
-        network = AlexNet(preset, num_classes, width).eval()
-    names = {layer: name for name, layer in network.named_children()}
-
-    def note(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        weights = 0
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            weights = layer.weight.numel() * math.prod(output.shape[2:])
-        sizes.append(
-            LayerSize(
-                name=names[layer],
-                kind=type(layer).__name__,
-                shape=tuple(output.shape[1:]),
-                num_parameters=sum(p.numel() for p in layer.parameters()),
-                num_multiply_adds=weights,
-            )
-        )
-
-    for layer in network.children():
-        layer.register_forward_hook(note)
-    with torch.no_grad():
-        network(
-            torch.empty(1, 3, CROP_PX, CROP_PX, device="meta"),
-            torch.empty(1, 3, dtype=torch.int32, device="meta"),
-            None,
-        )
-    return sizes
+def _pool5_px(net: Network) -> int:
+    """Side of the maps that leave the last pooling."""
+    side_px = CONV1_PX
+    for name in ("conv1", "conv2", "conv5"):  # pooling follows them, whether they are there or not
+        if name != "conv1" and name not in net.removed:
+            side_px += 2 * _padding_px(net, name) - KERNEL_PX[name] + 1
+        side_px = math.ceil((side_px - net.pool_px) / 2) + 1
+    return side_px
 
 
-def summary(preset: Preset, num_classes: int, width: float = 1.0) -> str:
-    """A table of the layers: output shape, parameters, multiply-adds per image."""
-    sizes = layer_sizes(preset, num_classes, width)
-    lines = [f"{'layer':<10} {'kind':<13} {'output':<13} {'parameters':>12} {'multiply-adds':>14}"]
-    for size in sizes:
-        shape = "x".join(str(axis) for axis in size.shape)
-        lines.append(
-            f"{size.name:<10} {size.kind:<13} {shape:<13} {size.num_parameters:>12,} "
-            f"{size.num_multiply_adds:>14,}"
-        )
-    parameters = sum(size.num_parameters for size in sizes)
-    multiply_adds = sum(size.num_multiply_adds for size in sizes)
-    lines.append(f"{'total':<38} {parameters:>12,} {multiply_adds:>14,}")
-    return "\n".join(lines)
+def _linear(net: Network, name: str, inputs: int, outputs: int) -> nn.Linear:
+    groups = _groups(net, name)
+    return GroupedLinear(inputs, outputs, groups) if groups > 1 else nn.Linear(inputs, outputs)
+
+
+def _norm(net: Network, num_channels: int) -> nn.Module:
+    if net.norm == "none":
+        return nn.Identity()
+    if net.norm == "batch":
+        return nn.BatchNorm2d(num_channels)
+    divisor = net.response_size if net.response_alpha_divided else 1
+    return ResponseNorm(
+        size=net.response_size,
+        k=net.response_k,
+        alpha=net.response_alpha / divisor,
+        beta=net.response_beta,
+        columns=net.columns,
+    )
+
+
+def _map_norm(net: Network) -> nn.Module:
+    if net.norm != "response" or not net.map_norm_px:
+        return nn.Identity()
+    return MapResponseNorm(
+        size=net.map_norm_px,
+        k=1.0,
+        alpha=net.map_norm_scale / net.map_norm_px**2,
+        beta=net.map_norm_power,
+    )

@@ -1,51 +1,87 @@
-"""The paper's update rule on top of torch's SGD; learning-rate schedules.
+"""The paper's update rule on top of torch's SGD.
 
 torch keeps b <- m b + (g + d w), w <- w - e b. The paper (§5) keeps v <- m v - d e w - e g,
 w <- w + v. With v = -e b they are the same rule while the learning rate e stands still. When it
 moves, the paper keeps v, torch keeps b: multiplying b by e_old / e_new makes them equal again.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainer.presets import Preset
+from trainer.preset import LayerRate, Preset, Training
 
 
-def build_optimizer(model: nn.Module, preset: Preset) -> torch.optim.SGD:
-    """SGD with the preset's momentum and weight decay; its rate is set before each step.
+def build_optimizer(
+    model: nn.Module, preset: Preset, *, fused: bool = False
+) -> torch.optim.SGD:
+    """SGD with the preset's momentum and weight decay; its rates are set before each step.
 
-    Two groups: matrices and kernels; vectors (biases and the parameters of batch norm), whose
-    decay is 0 where the preset says so.
+    Its groups, by `name`: "matrices" (and kernels) and "vectors" (biases and the parameters of
+    batch norm), and two of its own for each layer with a rate of its own, such as
+    "conv1.vectors". Each knows its `layer` ("" for the rest) and the `factor` of its kind.
+    fused: all in one kernel, which knows of scaled gradients.
     """
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups = [
-        {"params": matrices, "weight_decay": preset.weight_decay},
-        {"params": vectors, "weight_decay": preset.weight_decay if preset.decay_vectors else 0.0},
-    ]
+    training = preset.training
+    own = {rate.layer for rate in training.layer_rates}
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        layer = name.partition(".")[0]
+        layer = layer if layer in own else ""
+        kind = "vectors" if parameter.ndim == 1 else "matrices"
+        group = f"{layer}.{kind}" if layer else kind
+        if group not in groups:
+            groups[group] = _settings(training, kind) | {"name": group, "layer": layer}
+        groups[group]["params"].append(parameter)
     return torch.optim.SGD(
-        groups, lr=preset.learning_rate, momentum=preset.momentum, nesterov=preset.nesterov
+        list(groups.values()),
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+        fused=fused or None,
     )
 
 
-def set_learning_rate(optimizer: torch.optim.SGD, rate: float, *, rescale_momentum: bool) -> None:
-    """Sets the rate of every group; with `rescale_momentum` the paper's velocity v survives it.
+def _settings(training: Training, kind: str) -> dict[str, Any]:
+    if kind == "matrices":
+        return {"params": [], "factor": 1.0, "weight_decay": training.weight_decay}
+    decay = training.weight_decay if training.decay_vectors else 0.0
+    return {"params": [], "factor": training.vector_rate_factor, "weight_decay": decay}
 
-    A group that goes to 0, or comes from 0, keeps its buffer: v cannot be told from b there.
+
+def set_learning_rates(
+    optimizer: torch.optim.SGD, rate: float, epoch: int, training: Training
+) -> None:
+    """Sets the rate of every group for a step of `epoch` (from 0) at the schedule's `rate`.
+
+    With `rescale_momentum` the paper's velocity v survives a change. A group that goes to 0, or
+    comes from 0, keeps its buffer: v cannot be told from b there. A group at 0 is frozen: it has
+    no gradient, so neither its weights nor its velocity move, and it does not decay.
     """
     for group in optimizer.param_groups:
-        old = group["lr"]
-        group["lr"] = rate
-        if not rescale_momentum or rate == old or rate == 0 or old == 0:
-            continue
+        factor = layer_factor(training.layer_rates, group["layer"], epoch) * group["factor"]
+        old, new = group["lr"], rate * factor
+        group["lr"] = new
         for parameter in group["params"]:
-            buffer = optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                buffer.mul_(old / rate)
+            if parameter.requires_grad != (new > 0):
+                parameter.requires_grad_(new > 0)
+                parameter.grad = None
+        if training.rescale_momentum and new != old and new and old:
+            _scale_momentum(optimizer, group, old / new)
+
+
+def _scale_momentum(optimizer: torch.optim.SGD, group: dict[str, Any], factor: float) -> None:
+    for parameter in group["params"]:
+        buffer = optimizer.state[parameter].get("momentum_buffer")
+        if buffer is not None:
+            buffer.mul_(factor)
+
+
+def layer_factor(rates: tuple[LayerRate, ...], layer: str, epoch: int) -> float:
+    """What a layer's rate is of the schedule's in `epoch`, from 0: the last entry says."""
+    factors = [rate.factor for rate in rates if rate.layer == layer and rate.epoch <= epoch]
+    return factors[-1] if factors else 1.0
 
 
 def momentum_state(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
@@ -57,119 +93,21 @@ def momentum_state(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Te
     return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
+def learning_rates(optimizer: torch.optim.SGD) -> dict[str, float]:
+    """The rate of each group by its name."""
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
+
+
 def load_momentum(
-    model: nn.Module, optimizer: torch.optim.SGD, momentum: dict[str, Tensor], rate: float
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    momentum: dict[str, Tensor],
+    rates: dict[str, float],
 ) -> None:
-    """The inverse of `momentum_state`; `rate` is the learning rate that the buffers belong to."""
+    """The inverse of `momentum_state`; `rates`: the `learning_rates` the buffers belong to."""
     for name, parameter in model.named_parameters():
         if name in momentum:
             buffer = torch.empty_like(parameter).copy_(momentum[name])
             optimizer.state[parameter]["momentum_buffer"] = buffer
     for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-class Schedule(Protocol):
-    """Says the learning rate of every step; may listen to the validation error."""
-
-    def rate(self, step: int) -> float:
-        """The learning rate of global step `step`, counted from 0."""
-
-    def observe(self, top1_error: float) -> None:
-        """Takes in the validation error at the end of an epoch."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it learned from the errors, JSON-able."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cosine:
-    """Linear warm-up from peak / warmup_steps to the peak, then half a cosine down to 0.
-
-    A pure function of the step; the validation error changes nothing.
-    """
-
-    peak: float
-    warmup_steps: int
-    num_steps: int
-
-    def __post_init__(self) -> None:
-        assert 0 <= self.warmup_steps < self.num_steps or self.num_steps == 1
-
-    def rate(self, step: int) -> float:
-        """See Schedule. The last step's rate is near 0 and not 0: that step would do nothing."""
-        if step < self.warmup_steps:
-            return self.peak * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / (self.num_steps - self.warmup_steps)
-        return self.peak * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-
-    def observe(self, top1_error: float) -> None:
-        """See Schedule."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """See Schedule."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See Schedule."""
-
-
-class Plateau:
-    """Divides the rate by `factor` when the validation error stops improving, `num_drops` times.
-
-    "Stops": `patience` validations in a row none of which is below the best so far.
-    """
-
-    def __init__(self, *, start: float, factor: float, num_drops: int, patience: int) -> None:
-        self.start, self.factor, self.num_drops, self.patience = start, factor, num_drops, patience
-        self._drops = 0
-        self._best = math.inf
-        self._waited = 0
-
-    def rate(self, step: int) -> float:
-        """See Schedule."""
-        return self.start / self.factor**self._drops
-
-    def observe(self, top1_error: float) -> None:
-        """See Schedule."""
-        if top1_error < self._best:
-            self._best, self._waited = top1_error, 0
-            return
-        self._waited += 1
-        if self._waited >= self.patience and self._drops < self.num_drops:
-            self._drops += 1
-            self._waited = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """See Schedule."""
-        best = None if self._best == math.inf else self._best  # JSON has no infinity
-        return {"drops": self._drops, "best": best, "waited": self._waited}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See Schedule."""
-        self._drops, self._waited = state["drops"], state["waited"]
-        self._best = math.inf if state["best"] is None else state["best"]
-
-
-def build_schedule(preset: Preset, steps_per_epoch: int) -> Schedule:
-    """The preset's schedule over its number of epochs.
-
-    Warm-up is shortened to a quarter of the run where the preset's would take more.
-    """
-    assert steps_per_epoch > 0
-    if preset.schedule == "plateau":
-        return Plateau(
-            start=preset.learning_rate,
-            factor=preset.drop_factor,
-            num_drops=preset.num_drops,
-            patience=preset.patience_epochs,
-        )
-    warmup_epochs = min(preset.warmup_epochs, preset.epochs / 4)
-    return Cosine(
-        peak=preset.learning_rate,
-        warmup_steps=int(warmup_epochs * steps_per_epoch),
-        num_steps=preset.epochs * steps_per_epoch,
-    )
+        group["lr"] = rates[group["name"]]

@@ -1,13 +1,17 @@
 """The options of the training command, by group; each is a field of RunConfig."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.backends import BACKENDS
-from trainer.config import DEVICES, PRECISIONS
+from pipeline.byte_size import ByteSize
+from pipeline.locations import Location
+from pipeline.order import Window
+from trainer.config import DEVICES
+from trainer.precision import PRECISIONS
 from trainer.presets import PRESETS
 
 Command = Callable[..., Any]
@@ -15,26 +19,82 @@ Command = Callable[..., Any]
 
 def run_options(command: Command) -> Command:
     """Adds every option of a run to a click command, in the order of its help."""
-    for option in reversed([*RECIPE, *FEEDING, *MACHINE]):
+    return _with_options(command, [*RECIPE, *FEEDING, *STAGING, *MACHINE, *COMFORTS])
+
+
+def staging_options(command: Command) -> Command:
+    """Adds the options of where shards are staged to a click command."""
+    return _with_options(command, STAGING)
+
+
+def _with_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
 
+class WindowSize(click.ParamType[Window]):
+    """A number of shards, or all."""
+
+    name = "shards"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, context: click.Context | None
+    ) -> Window:
+        """The window of pipeline/order.py; a usage error where it is none."""
+        if value == "all":
+            return "all"
+        try:
+            if int(value) >= 1:
+                return int(value)
+        except ValueError:
+            pass
+        self.fail(f"{value!r} is neither 'all' nor a number of shards, at least 1", param, context)
+
+
 RECIPE = (
     click.option(
-        "--shards", type=click.Path(path_type=Path), help="Shard folder to train from."
+        "--shards",
+        type=Location(),
+        help="Shard folder to train from; s3://, gs:// or https:// with --stage-dir.",
     ),
     click.option(
         "--preset", type=click.Choice(list(PRESETS)), default="modern", help="Recipe."
     ),
     click.option(
-        "--epochs", type=int, help="Passes over the training split.  [default: preset's]"
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="TOML file of preset fields to change, as --show-preset prints them.",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="Preset field to change, such as momentum=0.8; can be repeated; wins over --config.",
+    ),
+    click.option(
+        "--epochs",
+        type=int,
+        help="Passes over the training split; what the preset does at an epoch moves in "
+        "proportion.  [default: preset's]",
     ),
     click.option(
         "--batch-size",
         type=int,
         help="Images per step, over all GPUs; scales the learning rate.  [default: the preset's, "
         "at most the largest power of two <= 1/8 of the training images]",
+    ),
+    click.option(
+        "--init-from",
+        type=click.Path(path_type=Path),
+        help="Checkpoint whose weights and mean the run starts with, to fine-tune them.",
+    ),
+    click.option(
+        "--replace-head",
+        is_flag=True,
+        help="With --init-from: start with a new last layer, for other classes.",
     ),
     click.option(
         "--width", type=float, default=1.0, help="Factor on channels and hidden units."
@@ -45,7 +105,8 @@ RECIPE = (
     click.option(
         "--out",
         type=click.Path(path_type=Path),
-        help="Run folder.  [default: runs/PRESET-SEED]",
+        help="Run folder.  [default: runs/PRESET-SEED, with --overfit N "
+        "runs/PRESET-SEED-overfit-N]",
     ),
 )
 FEEDING = (
@@ -74,6 +135,27 @@ FEEDING = (
         is_flag=True,
         help="Leave a GPU's JPEG engine unused, so that runs on dali-gpu are bit-equal.",
     ),
+    click.option(
+        "--window",
+        type=WindowSize(),
+        default="all",
+        help="Shuffle within runs of this many shards, drawn anew each epoch, and read from no "
+        "others meanwhile; all: over the whole split.",
+    ),
+)
+STAGING = (
+    click.option(
+        "--stage-dir",
+        type=click.Path(path_type=Path),
+        help="Local folder to which shards are brought ahead of use, shared by all processes.  "
+        "[default: none, shards are read where they lie; needed for a URL]",
+    ),
+    click.option(
+        "--stage-bytes",
+        type=ByteSize(),
+        help="The most it may hold, like 200GB; room for all shards, or for two windows.  "
+        "[default: nine tenths of what is free there]",
+    ),
 )
 MACHINE = (
     click.option(
@@ -83,6 +165,45 @@ MACHINE = (
         "--precision",
         type=click.Choice(PRECISIONS),
         default="auto",
-        help="Of the step's arithmetic; auto: the preset's on a GPU, fp32 on a CPU.",
+        help="Of the step's arithmetic; weights are always kept in fp32. fp16 scales the loss; "
+        "tf32 rounds the factors of products on a GPU, and is fp32 on a CPU. auto: the preset's "
+        "on a GPU, fp32 on a CPU.",
+    ),
+)
+COMFORTS = (
+    click.option(
+        "--micro-batch",
+        type=int,
+        help="Images per forward and backward pass, where a whole batch does not fit in memory; "
+        "the step is that of the whole batch, but batch norm sees one micro-batch at a time.  "
+        "[default: the batch]",
+    ),
+    click.option(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="Keep a moving average of the weights over about 1 / (1 - DECAY) steps, such as "
+        "0.999; it is what is validated, and what prediction takes.  [default: off]",
+    ),
+    click.option(
+        "--weight-report",
+        type=int,
+        metavar="EPOCHS",
+        help="Every so many epochs, tell each layer's mean |w|, that of its last step, and their "
+        "ratio.  [default: off]",
+    ),
+    click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard too."),
+    click.option(
+        "--limit-steps",
+        type=int,
+        help="Stop with a checkpoint once the run has made so many steps; without it the same "
+        "command goes on.  [default: no limit]",
+    ),
+    click.option(
+        "--overfit",
+        type=int,
+        metavar="IMAGES",
+        help="Sanity check: train on the first so many training images over and over, without "
+        "augmentation, and validate on them; the errors should fall to 0.  [default: off]",
     ),
 )

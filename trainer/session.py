@@ -1,101 +1,115 @@
 """One run from its options to its last epoch: build the parts, resume, train, save, report."""
 
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from pipeline.loader import Loader, LoaderConfig
-from pipeline.moments import Statistics, read_statistics
+from pipeline.loader import Batch, Loader, LoaderConfig
+from pipeline.moments import read_statistics
 from pipeline.manifest import Dataset, open_dataset
-from trainer.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    load_model,
-    require_classes,
-    save_checkpoint,
-)
+from trainer.checkpoint import load_checkpoint, require_classes, save_checkpoint
 from trainer.config import (
     RunConfig,
+    asked_preset,
     claim_folder,
     describe,
     find_device,
-    find_precision,
+    notes,
     resolve_preset,
 )
 from trainer.evaluate import Errors, evaluate
 from trainer.interrupt import stop_request
 from trainer.loop import Totals, Trainer
-from trainer.metrics import MetricsFile, Progress, Report
-from trainer.model import AlexNet
-from trainer.optimizer import load_momentum, momentum_state
-from trainer.presets import Preset, find_preset
+from trainer.metrics import Progress, Report
+from trainer.overfit import OverfitFeed, require_images
+from trainer.precision import explain_precision, find_precision, set_float32_products
+from trainer.sinks import Sinks
+from trainer.start import build_model
+from trainer.state import ResumableFeed, capture, restore
+from trainer.weight_report import weight_table
 
 LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
-METRICS_NAME = "metrics.jsonl"
 
 
 class Session:
     """A run in its folder. ValueError for whatever the user has to put right first."""
 
     def __init__(self, config: RunConfig) -> None:
+        self.config = config
         dataset = open_dataset(config.shards)
         statistics = read_statistics(config.shards, dataset.fingerprint("train"))
         self.device = find_device(config.device)
-        self.preset = resolve_preset(config, dataset.num_samples("train"))
+        num_images = dataset.num_samples("train")
+        if config.overfit:
+            require_images(config.overfit, num_images)
+        self.preset = resolve_preset(config, config.overfit or num_images)
         self.description = describe(config, self.preset, dataset)
         self.folder = config.folder
-        self.metrics = MetricsFile(self.folder / METRICS_NAME)
+        self.metrics = Sinks(self.folder, tensorboard=config.tensorboard)
+        precision = find_precision(
+            config.precision, self.preset.training.precision, self.device
+        )
+        set_float32_products(precision, self.device)
         self.totals = Totals()
         self.epoch = 0  # finished epochs
         self.best_top1_error = 2.0  # worse than any
-        self.model = build_model(self.preset, len(dataset.classes), config, statistics)
+        self.model = build_model(self.preset, dataset.classes, config, statistics)
         self.model.place(self.device)
         claim_folder(self.folder, self.description)
         with ExitStack() as stack:
-            self.train_loader = stack.enter_context(Loader(self._loader_config(config, "train")))
-            val_config = self._loader_config(config, "val")
-            val_config = val_config.rendered_as(self.train_loader.settings)
-            self.val_loader = stack.enter_context(Loader(val_config))
+            stack.callback(self.metrics.close)
+            self.train_feed, self.val_feed = self._open_feeds(stack)
             self.trainer = Trainer(
                 model=self.model,
                 preset=self.preset,
-                steps_per_epoch=len(self.train_loader),
+                steps_per_epoch=len(self.train_feed),
                 seed=config.seed,
-                precision=find_precision(config.precision, self.preset, self.device),
+                precision=precision,
+                micro_batch=config.micro_batch,
+                ema_decay=config.ema,
             )
-            self._say(dataset)
+            self._say(config, dataset)
             self._resume(dataset.classes)
             self._loaders = stack.pop_all()
 
     def run(self) -> bool:
-        """Trains to the last epoch. Returns False where a signal stopped it, to be resumed.
+        """Trains to the last epoch, or to the last step where steps are limited.
 
-        ValueError where the loss is no longer finite; the last checkpoint stays.
+        Returns False where a signal stopped it, to be resumed. ValueError where the loss is no
+        longer finite; the last checkpoint stays.
         """
-        if self.epoch >= self.preset.epochs:
-            print(f"{self.folder}: all {self.preset.epochs} epochs are done; nothing to do")
-        with stop_request() as stop:
-            while self.epoch < self.preset.epochs:
+        if self.epoch >= self.num_epochs:
+            print(f"{self.folder}: all {self.num_epochs} epochs are done; nothing to do")
+        with stop_request() as asked:
+            while self.epoch < self.num_epochs and not self._at_limit:
                 try:
-                    finished = self._run_epoch(stop)
+                    if not self._run_epoch(lambda: asked() or self._at_limit):
+                        self._save(LAST_NAME)
+                        break
                 except FloatingPointError as error:
                     raise ValueError(self._diverged(error)) from error
-                if not finished:
-                    self._save(LAST_NAME)
-                    print(f"stopped after step {self.trainer.step}; the same command resumes")
-                    return False
-        return True
+        if self.epoch == self.num_epochs:
+            return True
+        limited = " without --limit-steps" if self._at_limit else ""
+        print(f"stopped after step {self.trainer.step}; the same command{limited} resumes")
+        return self._at_limit
+
+    @property
+    def _at_limit(self) -> bool:
+        limit = self.config.limit_steps
+        return limit is not None and self.trainer.step >= limit
+
+    @property
+    def num_epochs(self) -> int:
+        """Of the whole run."""
+        return self.preset.training.epochs
 
     def close(self) -> None:
-        """Ends the loaders' threads."""
+        """Ends the threads of the loaders and of TensorBoard."""
         self._loaders.close()
 
     def __enter__(self) -> "Session":
@@ -104,39 +118,57 @@ class Session:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _loader_config(self, config: RunConfig, split: str) -> LoaderConfig:
+    def _open_feeds(self, stack: ExitStack) -> tuple[ResumableFeed, Iterable[Batch]]:
+        """What is trained on and what is validated on."""
+        if self.config.overfit:
+            images = Loader(self._loader_config("train", training=False))
+            few = OverfitFeed(images, self.config.overfit)
+            return few, few.whole()
+        train = stack.enter_context(Loader(self._loader_config("train", training=True)))
+        val_config = self._loader_config("val", training=False).rendered_as(train.settings)
+        return train, stack.enter_context(Loader(val_config))
+
+    def _loader_config(self, split: str, *, training: bool) -> LoaderConfig:
+        augmentation = self.preset.augmentation
         return LoaderConfig(
-            shards=config.shards,
+            shards=self.config.shards,
             split=split,
-            batch_size=self.preset.batch_size,
-            seed=config.seed,
-            training=split == "train",
-            lighting=self.preset.lighting,
-            backend=config.backend,
-            threads=config.loader_threads,
-            prefetch=config.prefetch,
+            batch_size=self.preset.training.batch_size,
+            seed=self.config.seed,
+            training=training,
+            lighting=augmentation.lighting,
+            lighting_off_epoch=augmentation.lighting_off_epoch,
+            images_per_crop=augmentation.images_per_crop,
+            window=self.config.window,
+            backend=self.config.backend,
+            threads=self.config.loader_threads,
+            prefetch=self.config.prefetch,
+            stage_dir=self.config.stage_dir,
+            stage_bytes=self.config.stage_bytes,
             device=self.device.type,
-            exact=config.exact,
-            calibrate=config.calibrate,
+            exact=self.config.exact,
+            calibrate=self.config.calibrate,
         )
 
     def _run_epoch(self, stop: Callable[[], bool]) -> bool:
         """Trains what is left of the epoch, validates, saves, reports; False where stopped."""
-        num_steps = len(self.train_loader)
-        title = f"epoch {self.epoch + 1}/{self.preset.epochs}"
+        num_steps = len(self.train_feed)
+        title = f"epoch {self.epoch + 1}/{self.num_epochs}"
         terminal = sys.stderr.isatty()
-        self.train_loader.set_epoch(self.epoch)
+        self.train_feed.set_epoch(self.epoch)
+        every = self.config.weight_report
+        self.trainer.watch_weights = every is not None and (self.epoch + 1) % every == 0
         with Progress(
             title=title,
             num_steps=num_steps,
             first_step=self.trainer.step % num_steps,
             terminal=terminal,
         ) as progress:
-            if not self.trainer.train_epoch(self.train_loader, self.totals, progress, stop):
+            if not self.trainer.train_epoch(self.train_feed, self.totals, progress, stop):
                 return False
         start = time.perf_counter()
-        errors = evaluate(self.model, self.val_loader)
-        if not np.isfinite(errors.loss):
+        errors = evaluate(self.trainer.tested_model, self.val_feed)
+        if not math.isfinite(errors.loss):
             raise FloatingPointError(f"the validation loss after step {self.trainer.step} is NaN")
         self._finish_epoch(errors, time.perf_counter() - start)
         return True
@@ -157,6 +189,7 @@ class Session:
             train_seconds=totals.seconds,
             val_seconds=val_seconds,
             data_wait_seconds=totals.data_wait_seconds,
+            weights=trainer.weight_changes if trainer.watch_weights else None,
             read_wait_seconds=totals.read_wait_seconds,
             decode_wait_seconds=totals.decode_wait_seconds,
             handover_wait_seconds=totals.handover_wait_seconds,
@@ -168,91 +201,60 @@ class Session:
         if errors.top1_error < self.best_top1_error:
             self.best_top1_error = errors.top1_error
             self._save(BEST_NAME)
-        self.metrics.append(report)
+        self.metrics.append(report.to_dict())
         self._save(LAST_NAME)
-        print(report.line(self.preset.epochs), flush=True)
+        print(report.line(self.num_epochs), flush=True)
+        if report.weights:
+            print(weight_table(report.weights, report.step), flush=True)
 
     def _diverged(self, error: FloatingPointError) -> str:
         last = self.folder / LAST_NAME
         kept = f"{last} is still good" if last.exists() else "no checkpoint was written yet"
         return (
-            f"training diverged: {error}; {kept}. Try a smaller learning rate: a smaller "
-            f"--batch-size, with another --out"
+            f"training diverged: {error}; {kept}. Try a smaller learning rate, such as --set "
+            f"learning_rate={self.preset.training.learning_rate / 3:.2g}, with another --out"
         )
 
     def _save(self, name: str) -> None:
-        checkpoint = Checkpoint(
-            model=self.model.state_dict(),
-            momentum=momentum_state(self.model, self.trainer.optimizer),
-            config=self.description,
-            progress={
-                "epoch": self.epoch,
-                "step": self.trainer.step,
-                "learning_rate": self.trainer.optimizer.param_groups[0]["lr"],
-                "best_top1_error": self.best_top1_error,
-                "totals": vars(self.totals),
-            },
-            schedule=self.trainer.schedule.state_dict(),
-            loader=self.train_loader.state_dict(),
-            made_by={
-                "fullfeed": version("fullfeed"),
-                "torch": torch.__version__,
-                "backend": self.train_loader.backend,
-                "hw_decoder_load": self.train_loader.hw_decoder_load,
-                "device": self.device.type,
-                "shard_settings": dict(self.train_loader.dataset.settings),
-            },
-        )
+        progress = {
+            "epoch": self.epoch,
+            "best_top1_error": self.best_top1_error,
+            "totals": vars(self.totals),
+        }
+        checkpoint = capture(self.trainer, self.train_feed, self.description, progress)
         save_checkpoint(self.folder / name, checkpoint)
 
     def _resume(self, classes: tuple[str, ...]) -> None:
         """Takes up the last checkpoint where there is one, and drops what was told after it."""
         path = self.folder / LAST_NAME
         if not path.exists():
-            self.metrics.drop_after(-1)
+            self.metrics.resume(-1)
             return
         checkpoint = load_checkpoint(path)
-        require_classes(checkpoint, classes, str(self.train_loader.dataset.folder))
-        load_model(self.model, checkpoint)
+        require_classes(checkpoint, classes, str(self.train_feed.dataset.folder))
+        restore(checkpoint, self.trainer, self.train_feed)
         progress: dict[str, Any] = checkpoint.progress
-        load_momentum(
-            self.model, self.trainer.optimizer, checkpoint.momentum, progress["learning_rate"]
-        )
-        self.trainer.schedule.load_state_dict(checkpoint.schedule)
-        self.trainer.step = progress["step"]
         self.epoch = progress["epoch"]
         self.best_top1_error = progress["best_top1_error"]
         self.totals = Totals(**progress["totals"])
-        self.train_loader.load_state_dict(checkpoint.loader)
-        self.metrics.drop_after(self.trainer.step)
+        self.metrics.resume(self.trainer.step)
         print(f"resuming {path}: {self.epoch} epochs done, {self.trainer.step} steps")
 
-    def _say(self, dataset: Dataset) -> None:
+    def _say(self, config: RunConfig, dataset: Dataset) -> None:
         """Prints what the run is about to do."""
-        num_train, num_val = dataset.num_samples("train"), dataset.num_samples("val")
-        preset, own = self.preset, find_preset(self.preset.name).batch_size
-        lowered = f" (the preset's is {own:,})" if preset.batch_size != own else ""
-        loader = self.train_loader
+        num_train, num_val = (
+            config.overfit or dataset.num_samples(split) for split in ("train", "val")
+        )
+        training, own = self.preset.training, asked_preset(config).training.batch_size
+        lowered = f" (the preset's is {own:,})" if training.batch_size != own else ""
+        loader = self.train_feed
         print(
-            f"{preset.name}: {preset.epochs} epochs of {num_train:,} images in "
+            f"{self.preset.name}: {training.epochs} epochs of {num_train:,} images in "
             f"{self.model.num_classes} classes, {num_val:,} to validate\n"
-            f"batch {preset.batch_size:,}{lowered}, learning rate {preset.learning_rate:g}, "
-            f"{self.trainer.precision} on {self.device.type}\n"
+            f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
+            f"{explain_precision(self.trainer.precision, self.device)}\n"
             f"loader: {loader.description}; run folder: {self.folder}",
+            *notes(config, self.preset),
+            sep="\n",
             flush=True,
         )
-
-
-def build_model(
-    preset: Preset, num_classes: int, config: RunConfig, statistics: Statistics
-) -> AlexNet:
-    """The network at its first step: initial weights of the seed, normalisation of the shards."""
-    model = AlexNet(preset, num_classes, config.width)
-    model.initialise(config.seed)
-    mean = statistics.mean_image if preset.mean == "image-at-crop" else statistics.mean
-    model.normalise.fill(_tensor(mean), _tensor(statistics.std))
-    return model
-
-
-def _tensor(values: NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(values.astype(np.float32))

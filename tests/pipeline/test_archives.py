@@ -218,3 +218,37 @@ def test_a_hard_link_is_its_file_and_other_links_are_seen_without_bytes(tmp_path
     found = open_source(path.parent, "class-tars").splits["train"]
     assert [bytes(found.places.read(i)) for i in range(4)] == [b"bytes", b"bytes", b"", b""]
     assert list(found.names) == [f"train/n1/{letter}.jpg".encode() for letter in "abcd"]
+
+
+@pytest.mark.parametrize("name", ["fall11_whole.tar", "winter21_whole.tar"])
+def test_a_tar_of_tars_alone_in_a_folder_is_taken_for_what_it_is(
+    tmp_path: Path, name: str
+) -> None:
+    expected = open_source(write_outer(tmp_path / "elsewhere.tar"))
+    (tmp_path / "folder").mkdir()
+    write_outer(tmp_path / "folder" / name)
+    (tmp_path / "folder" / "README").write_text("beside it")
+    source = open_source(tmp_path / "folder")
+    assert source.classes == expected.classes == ("n01", "n02")
+    assert contents(source.splits["train"], source.classes) == EXPECTED
+
+
+def test_a_class_tar_alone_in_a_folder_is_a_class(tmp_path: Path) -> None:
+    (tmp_path / "n01.tar").write_bytes(tar_bytes(CLASSES["n01"]))
+    assert open_source(tmp_path).classes == ("n01",)
+
+
+@pytest.mark.parametrize("name", ["winter21_whole.tar.gz", "n01.tgz", "n01.tar.zst"])
+@pytest.mark.parametrize("named", [True, False])
+def test_compressed_archives_are_refused_with_what_to_do(
+    tmp_path: Path, name: str, named: bool
+) -> None:
+    (tmp_path / name).write_bytes(b"\x1f\x8b packed")
+    with pytest.raises(ValueError, match=rf"{name} is compressed, .* unpack it to a .tar"):
+        open_source(tmp_path / name if named else tmp_path)
+
+
+def test_a_compressed_file_beside_class_tars_does_no_harm(tmp_path: Path) -> None:
+    folder = write_inner(tmp_path / "folder")
+    (folder / "devkit.tar.gz").write_bytes(b"\x1f\x8b packed")
+    assert open_source(folder).classes == ("n01", "n02")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.atomic import whole_file, write_whole
+from pipeline.atomic import create_once, remove_temporaries, whole_file, write_whole
 
 
 def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
@@ -24,10 +24,46 @@ def test_an_error_leaves_the_earlier_file_as_it_was(tmp_path: Path) -> None:
         file.write(b"half of the la")
         raise RuntimeError("stop")
     assert path.read_bytes() == b"earlier"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_a_kill_left_behind_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "file.tmp").write_bytes(b"left by a kill, and longer than what comes")
-    write_whole(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"new"
-    assert not (tmp_path / "file.tmp").exists()
+def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with whole_file(path) as first:
+        first.write(b"first, ")
+        first.flush()
+        with whole_file(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+        first.write(b"and whole")
+    assert path.read_bytes() == b"first, and whole"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("notes.tmp", "file.0123.tmp", "file.tar"):
+        (tmp_path / name).touch()
+    killed = whole_file(tmp_path / "file")
+    killed.__enter__().write(b"half")  # what a kill would leave: never closed by the block
+    assert len(list(tmp_path.iterdir())) == 4
+    assert remove_temporaries(tmp_path) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.tmp", "file.0123.tmp", "file.tar"}
+    with pytest.raises(FileNotFoundError):
+        killed.__exit__(None, None, None)
+
+
+def test_a_file_that_cannot_be_written_is_named_as_people_know_it(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "file"
+    with pytest.raises(FileNotFoundError) as raised:
+        write_whole(path, b"")
+    assert raised.value.filename == str(path)
+    path.parent.touch()
+    with pytest.raises(NotADirectoryError) as raised_too:
+        write_whole(path, b"")
+    assert raised_too.value.filename == str(path)
+
+
+def test_the_first_of_two_creators_wins(tmp_path: Path) -> None:
+    assert create_once(tmp_path / "file", b"one") == b"one"
+    assert create_once(tmp_path / "file", b"two") == b"one"
+    assert (tmp_path / "file").read_bytes() == b"one"

@@ -76,6 +76,34 @@ def test_parts_of_a_batch_are_its_slices() -> None:
     assert np.concatenate([part.alpha for part in parts]).tobytes() == whole.alpha.tobytes()
 
 
+def test_one_image_per_crop_is_what_it_always_was() -> None:
+    assert draws(7, 2, 5, 3, images_per_crop=1).crop.tolist() == GOLDEN_CROP
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(128, 32), (100, 32), (8, 32), (64, 3)])
+def test_runs_of_images_share_crop_and_flip_and_not_lighting(batch_size: int, size: int) -> None:
+    drawn, alone = draws(3, 1, 4, batch_size, size), draws(3, 1, 4, batch_size)
+    runs = [drawn.crop[first : first + size] for first in range(0, batch_size, size)]
+    assert all((run == run[0]).all() for run in runs)
+    assert len(drawn.crop) == batch_size
+    assert len({tuple(run[0]) for run in runs}) == len(runs)  # 2178 crops: by this seed all differ
+    assert drawn.alpha.tobytes() == alone.alpha.tobytes()
+
+
+def test_shared_crops_are_as_uniform_as_others() -> None:
+    crops = np.concatenate([draws(3, 0, step, 320, 32).crop[::32] for step in range(2000)])
+    for axis, values in ((0, 33), (1, 33), (2, 2)):
+        counts = np.bincount(crops[:, axis], minlength=values)
+        expected = len(crops) / values
+        assert len(counts) == values
+        assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_unlit_draws_keep_their_crops() -> None:
+    drawn = draws(7, 2, 5, 3)
+    assert drawn.unlit().crop.tolist() == GOLDEN_CROP and not drawn.unlit().alpha.any()
+
+
 def test_validation_shows_the_centre_unflipped_and_unlit() -> None:
     drawn = centre_draws(3)
     assert drawn.crop.tolist() == [[16, 16, 0]] * 3 and drawn.crop.dtype == np.int32

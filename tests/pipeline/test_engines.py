@@ -150,11 +150,7 @@ def test_twenty_interruptions_anywhere_leave_the_bytes_as_they_would_have_been(
     print(f"{outcome.num_kept} shards kept, {outcome.num_made} made; unfinished: {unfinished}")
     assert outcome.num_kept > 0 and outcome.num_made > 0 and unfinished
     prepare_here(source, tmp_path / "undisturbed", images_per_shard=8)
-    found = folder_bytes(out)
-    left = {name for name in found if name.endswith(".tmp")}
-    assert {name: found[name] for name in found.keys() - left} == folder_bytes(
-        tmp_path / "undisturbed"
-    )
+    assert folder_bytes(out) == folder_bytes(tmp_path / "undisturbed")
 
 
 def file_times(folder: Path) -> dict[str, int]:
@@ -197,3 +193,22 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     finally:
         for pid in processes_of_session(process.pid):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.05, 0.2, 0.6, 1.2])  # while workers import
+def test_ctrl_c_while_workers_start_shows_one_line(tmp_path: Path, delay_seconds: float) -> None:
+    source = write_source(tmp_path / "source", train_per_class=60)
+    command = [sys.executable, str(ENTRY_FILE), str(source), "--out", str(tmp_path / "out")]
+    command += ["--workers", "4", "--images-per-shard", "2"]
+    with subprocess.Popen(
+        command, start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None and len(processes_of_session(process.pid)) < 3:
+            time.sleep(0.002)
+        time.sleep(delay_seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == "interrupted; what was finished is kept, start again to go on\n"

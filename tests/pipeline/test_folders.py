@@ -187,3 +187,17 @@ def test_setting_val_apart_keeps_a_test_split(tmp_path: Path) -> None:
         "val": 6,
         "test": 6,
     }
+
+
+def test_a_flat_test_folder_is_left_out_and_counted(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/1.jpg", "test/ILSVRC2012_test_00000001.JPEG", "test/2.JPEG")
+    source = open_source(tmp_path)
+    assert list(source.splits) == ["train"] and source.unlabelled == {"test": 2}
+    write(tmp_path, "train/a/2.jpg")
+    assert open_source(tmp_path, val_fraction=0.5).unlabelled == {"test": 2}
+
+
+def test_a_test_folder_of_classes_is_a_split(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, "train/a/1.jpg", "test/a/1.jpg", "test/stray.jpg"))
+    assert list(source.splits) == ["train", "test"] and source.unlabelled == {}
+    assert source.splits["test"].ignored == 1

@@ -285,6 +285,15 @@ def test_kaggles_tree_has_the_same_originals_as_the_archives(
         assert found == contents(archives.splits[split], archives.classes)
 
 
+def test_kaggles_test_images_have_no_labels_and_are_counted(tmp_path: Path) -> None:
+    root = write_kaggle(tmp_path)
+    assert open_source(root).unlabelled == {}
+    (root / "ILSVRC/Data/CLS-LOC/test").mkdir()
+    for number in range(4):
+        (root / f"ILSVRC/Data/CLS-LOC/test/ILSVRC2012_test_{number:08d}.JPEG").touch()
+    assert open_source(root).unlabelled == {"test": 4}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

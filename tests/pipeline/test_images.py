@@ -2,7 +2,10 @@
 
 import io
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,6 +143,103 @@ def test_16_bit_greyscale_is_scaled_not_clipped() -> None:
     pixels = decode(encoded(Image.fromarray(wide), "PNG"))
     expected = np.rint(wide / 257.0).astype(np.uint8)
     np.testing.assert_array_equal(pixels, np.repeat(expected[:, :, None], 3, 2))
+
+
+def test_what_is_turned_to_rgb_in_strips_is_as_if_it_were_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(11)
+    rgba = Image.fromarray(rng.integers(0, 256, (61, 93, 4), np.uint8), "RGBA")
+    wide = Image.fromarray(rng.integers(0, 65536, (61, 93), np.uint16))
+    rotated = with_orientation(6)
+    for data in (
+        encoded(rgba, "PNG"),
+        encoded(rgba.convert("LA"), "PNG"),
+        encoded(picture().convert("P", palette=Image.Palette.ADAPTIVE), "PNG", transparency=5),
+        encoded(picture().convert("CMYK")),
+        encoded(wide, "PNG"),
+        encoded(picture(), "PNG", exif=rotated),
+        encoded(picture(), "TIFF"),
+    ):
+        monkeypatch.setattr("pipeline.images.STRIP_PIXELS", 1 << 20)
+        whole = decode(data)
+        for num_pixels in (1, 200, 93 * 7):
+            monkeypatch.setattr("pipeline.images.STRIP_PIXELS", num_pixels)
+            np.testing.assert_array_equal(decode(data), whole)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "expected"),
+    [
+        pytest.param(np.float32, [0, 0.25, 1], [0, 64, 255], id="shares of white"),
+        pytest.param(np.float32, [0, 100.4, 255], [0, 100, 255], id="floats of bytes"),
+        pytest.param(np.float32, [0, 257, 65535], [0, 1, 255], id="floats of 16 bits"),
+        pytest.param(np.int32, [0, 1, 255], [0, 1, 255], id="integers of bytes"),
+        pytest.param(np.int32, [0, 257, 65535], [0, 1, 255], id="integers of 16 bits"),
+    ],
+)
+def test_wide_values_are_scaled_by_what_they_can_only_mean(
+    dtype: type[np.generic], values: list[float], expected: list[int]
+) -> None:
+    image = Image.fromarray(np.repeat(np.array([values], dtype), 5, 0))
+    pixels = decode(encoded(image, "TIFF"))
+    np.testing.assert_array_equal(pixels[2], np.repeat(np.array([expected]).T, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "reason"),
+    [
+        (np.float32, [-0.5, 0.5], r"values from -0.5 to 0.5; expected 0..255, 0..65535 or"),
+        (np.float32, [0, 1e6], r"values from 0 to 1e\+06; expected"),
+        (np.float32, [0, np.inf], r"values from 0 to inf; expected"),
+        (np.float32, [0, np.nan, 1], r"values .*(expected|no numbers)"),
+        (np.int32, [-1, 200], r"values from -1 to 200; expected"),
+        (np.int32, [0, 70_000], r"values from 0 to 70000; expected"),
+    ],
+)
+def test_wide_values_of_no_known_scale_are_quarantined(
+    dtype: type[np.generic], values: list[float], reason: str
+) -> None:
+    data = encoded(Image.fromarray(np.array([values] * 3, dtype)), "TIFF")
+    with pytest.raises(ImageError, match=f"cannot be decoded: {reason}"):
+        decode(data)
+
+
+PEAK_OF = """
+import resource, sys
+from pipeline.images import decode
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert decode(data).shape == (4000, 4100, 3)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux alone")
+@pytest.mark.parametrize(
+    ("mode", "image_format", "bytes_per_pixel"),
+    [
+        ("RGB", "JPEG", 3),
+        ("CMYK", "JPEG", 7),
+        ("L", "PNG", 4),
+        ("P", "PNG", 4),
+        ("I;16", "PNG", 5),
+        ("RGB", "PNG", 7),
+        ("RGBA", "PNG", 7),
+        ("F", "TIFF", 7),
+    ],
+)
+def test_the_memory_of_a_large_image_is_what_is_documented(
+    tmp_path: Path, mode: str, image_format: str, bytes_per_pixel: int
+) -> None:
+    options = {"compress_level": 1} if image_format == "PNG" else {}
+    (tmp_path / "image").write_bytes(
+        encoded(Image.new(mode, (4100, 4000), 0), image_format, **options)
+    )
+    command = [sys.executable, "-c", PEAK_OF, str(tmp_path / "image")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < 4000 * 4100 * bytes_per_pixel + 30e6
 
 
 def test_black_and_white_png() -> None:
@@ -365,3 +465,15 @@ def test_an_orientation_far_behind_a_long_comment_is_found() -> None:
 def test_a_dark_image_of_16_bits_stays_dark() -> None:
     dark = Image.fromarray(np.full((20, 30), 200, np.uint16))
     assert decode(encoded(dark, "PNG")).max() == 1  # 200 of 65,535
+
+
+@pytest.mark.parametrize(
+    "image_format",
+    [
+        ImageFormat(),
+        ImageFormat(quality=71, ignore_orientation=True),
+        ImageFormat(encoding="raw"),
+    ],
+)
+def test_a_format_comes_back_from_its_settings(image_format: ImageFormat) -> None:
+    assert ImageFormat.from_settings(image_format.settings()) == image_format

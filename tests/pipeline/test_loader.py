@@ -107,6 +107,52 @@ def test_training_batches_are_order_draws_and_the_oracle_put_together(
         assert batch.crop.tolist() == drawn.crop.tolist()
 
 
+def test_from_its_epoch_on_lighting_is_off_bit_for_bit(
+    shard_folder: Path, backend: str, opened: Open
+) -> None:
+    """The pixels of the first dark epoch are those of a loader that never lit anything."""
+    fading = opened(shard_folder, backend=backend, lighting_off_epoch=1)
+    bright = opened(shard_folder, backend=backend)
+    dark = opened(shard_folder, backend=backend, lighting="off")
+    first = [kept(batch) for batch in fading]
+    assert first == [kept(batch) for batch in bright]
+    dark.set_epoch(1)
+    assert [kept(batch) for batch in fading] == [kept(batch) for batch in dark]
+    assert first != [kept(batch) for batch in opened(shard_folder, lighting="off")]
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_loader_of_2012_resumes_before_and_after_its_lighting_ends(
+    epoch: int, shard_folder: Path, opened: Open
+) -> None:
+    options: dict[str, Any] = {"images_per_crop": 3, "lighting_off_epoch": 1}
+    whole = opened(shard_folder, **options)
+    whole.set_epoch(epoch)
+    expected, state = [], {}
+    for step, batch in enumerate(whole):
+        expected.append(kept(batch))
+        if step == 1:
+            state = whole.state_dict()
+    expected += [kept(batch) for batch in whole]  # the epoch after
+    other = opened(shard_folder, **options)
+    other.load_state_dict(state)
+    found = [kept(batch) for batch in other] + [kept(batch) for batch in other]
+    assert found == expected[2:]
+    with pytest.raises(ValueError, match="cannot resume: augmentation"):
+        opened(shard_folder).load_state_dict(state)
+
+
+def test_ranks_share_the_crops_of_the_global_batch(shard_folder: Path, opened: Open) -> None:
+    whole = [batch.crop.tolist() for batch in opened(shard_folder, images_per_crop=5)]
+    parts = [
+        [batch.crop.tolist() for batch in opened(
+            shard_folder, images_per_crop=5, rank=rank, world_size=2
+        )]
+        for rank in (0, 1)
+    ]  # fmt: skip
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
 def stored_pixels(folder: Path, split: str, row: Any) -> Any:
     tar = (folder / f"{split}-{row['shard']:06d}.tar").read_bytes()
     return decode_stored(tar[row["offset"] :][: row["size"]])

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.draws import centre_draws, draws
 from pipeline.loader_config import LoaderConfig
+
+AUGMENTATION_0_1_0 = "46d496cc96b98b5b6a4796b2a4ac32e9e9da06f823cda848e254007a73d8887a"
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,8 @@ from pipeline.loader_config import LoaderConfig
         ({"seed": 2**64}, "seed must be within"),
         ({"hw_decoder_load": 1.1}, "hw_decoder_load must be within 0..1, not 1.1"),
         ({"lighting": "strong"}, r"lighting must be one of .*'std'.*, not 'strong'"),
+        ({"images_per_crop": 0}, "images per crop must be at least 1, not 0"),
+        ({"lighting_off_epoch": -1}, "lighting off epoch must be >= 0, not -1"),
         ({"views": "ten"}, r"views must be one of .*'full'.*, not 'ten'"),
     ],
 )
@@ -37,3 +42,34 @@ def test_values_at_the_bounds_are_taken() -> None:
     LoaderConfig(
         shards=Path("shards"), batch_size=4, world_size=4, rank=3, seed=2**64 - 1, window=1
     )
+
+
+def config(**changes: Any) -> LoaderConfig:
+    return LoaderConfig(shards=Path("shards"), batch_size=8, seed=3, **changes)
+
+
+def test_the_draws_of_a_step_are_those_of_the_configuration() -> None:
+    drawn, expected = config().draws(2, 5), draws(3, 2, 5, 8)
+    assert drawn.crop.tolist() == expected.crop.tolist()
+    assert drawn.alpha.tolist() == expected.alpha.tolist()
+    chunks = config(images_per_crop=4).draws(2, 5)
+    assert chunks.crop.tolist() == draws(3, 2, 5, 8, images_per_crop=4).crop.tolist()
+    validation = config(training=False, images_per_crop=4).draws(2, 5)
+    assert validation.crop.tolist() == centre_draws(8).crop.tolist()
+
+
+@pytest.mark.parametrize(("epoch", "lit"), [(0, True), (1, True), (2, False), (9, False)])
+def test_lighting_ends_with_its_epoch_and_crops_go_on(epoch: int, lit: bool) -> None:
+    drawn, always = config(lighting_off_epoch=2).draws(epoch, 1), config().draws(epoch, 1)
+    assert drawn.crop.tolist() == always.crop.tolist()
+    assert drawn.alpha.tolist() == (always.alpha if lit else 0 * always.alpha).tolist()
+
+
+def test_states_saved_before_these_options_stay_valid() -> None:
+    """The hash of the defaults is the one of version 0.1.0; each option has its own."""
+    hashes = {
+        config(**changes).fixed_state("f")["augmentation"]
+        for changes in ({}, {"images_per_crop": 32}, {"lighting_off_epoch": 68})
+    }
+    assert config().fixed_state("f")["augmentation"] == AUGMENTATION_0_1_0
+    assert len(hashes) == 3

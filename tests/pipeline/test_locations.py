@@ -3,16 +3,28 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from pipeline.atomic import create_once
+from pipeline.engines import run_tasks
+from pipeline.images import ImageFormat
 from pipeline.locations import location
-from pipeline.manifest import open_dataset
+from pipeline.manifest import CLAIM_NAME, open_dataset
 from pipeline.moments import read_statistics
-from tests.conftest import compute_statistics, folder_bytes, prepare_here
+from pipeline.plan import PlannedShard, Settings
+from pipeline.prepare import Engine, Stages, prepare
+from pipeline.repair import repair
+from pipeline.sources import open_source
+from pipeline.verify import Findings, verify_dataset
+from tests.conftest import (
+    IMAGES_PER_SHARD,
+    compute_statistics,
+    folder_bytes,
+    prepare_here,
+    write_source,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,29 +55,6 @@ def test_a_store_gets_the_files_a_folder_gets_and_a_second_start_finds_them(
     assert read_statistics(there, fingerprint).num_pixels > 0
 
 
-@pytest.fixture
-def s3_server() -> Iterator[dict[str, str]]:
-    """The environment in which s3:// leads to an empty bucket `bucket` on this machine."""
-    moto = pytest.importorskip("moto.server", reason="moto is not installed (fullfeed[slow])")
-    boto3: Any = pytest.importorskip("boto3")
-    pytest.importorskip("s3fs", reason="s3fs is not installed (fullfeed[s3])")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield environment
-    server.stop()
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of boto3
 def test_the_commands_write_to_s3_what_they_write_to_a_folder(
@@ -93,6 +82,69 @@ def test_the_commands_write_to_s3_what_they_write_to_a_folder(
     assert there == folder_bytes(tmp_path / "shards")
 
 
+def test_damage_on_a_store_is_found_and_mended(image_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
+    there = location("memory://test-damage/shards")
+    dataset = prepare_here(image_folder, there).dataset
+    before = {path.name: path.read_bytes() for path in there.iterdir()}
+
+    def verified() -> Findings:
+        return verify_dataset(dataset, sample=1, seed=0, report=lambda _: None)
+
+    assert verified().sound and verified().num_decoded == 54
+    data = bytearray(before["train-000002.tar"])
+    data[700] ^= 0xFF
+    (there / "train-000002.tar").write_bytes(bytes(data))
+    (there / "val-000000.tar").unlink()
+    damaged = verified().damaged
+    assert set(damaged) == {("train", 2), ("val", 0)}
+    engine: Engine = lambda shards: run_tasks(shards, 1, lambda _: None)  # noqa: E731
+    repair(open_source(image_folder), dataset, list(damaged), engine)
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of boto3
+def test_shards_on_s3_are_verified_and_repaired_by_the_command(
+    image_folder: Path, s3_server: dict[str, str]
+) -> None:
+    import boto3
+
+    url = "s3://bucket/shards"
+
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(ROOT / words[0]), *words[1:]]
+        environment = {**os.environ, **s3_server}
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    prepared = run("tools/prepare_shards.py", str(image_folder), "--out", url, "--workers", "1")
+    assert prepared.returncode == 0, prepared.stderr
+    sound = run("tools/verify_shards.py", url)
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert "2 shards, 54 images decoded: sound" in sound.stdout
+    client = boto3.client("s3")
+    key = "shards/train-000000.tar"
+    whole = client.get_object(Bucket="bucket", Key=key)["Body"].read()
+    assert "preparing.json" not in str(client.list_objects_v2(Bucket="bucket")["Contents"])
+    client.put_object(Bucket="bucket", Key=key, Body=whole[:-3000])
+    damaged = run("tools/verify_shards.py", url)
+    assert damaged.returncode == 1 and "damaged: train-000000.tar" in damaged.stdout
+    mended = run("tools/verify_shards.py", url, "--repair", str(image_folder), "--workers", "1")
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert client.get_object(Bucket="bucket", Key=key)["Body"].read() == whole
+    nowhere = run("tools/verify_shards.py", "s3://bucket/nowhere")
+    assert nowhere.returncode == 1 and nowhere.stderr.startswith("error: ")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of boto3
+def test_s3_lets_one_of_two_creators_win(s3_server: dict[str, str]) -> None:
+    del s3_server
+    path = location("s3://bucket/file")
+    assert create_once(path, b"one") == b"one"
+    assert create_once(path, b"two") == b"one"
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of boto3
 def test_a_bucket_that_is_not_there_is_one_clear_error(
@@ -107,3 +159,43 @@ def test_a_bucket_that_is_not_there_is_one_clear_error(
     )
     assert done.returncode == 1 and done.stderr.startswith("error: ")
     assert "no-such-bucket" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_writers_of_a_store_that_make_the_same_do_no_harm(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
+    there = location("memory://test-two-writers/shards")
+
+    def engine(shards: list[PlannedShard]) -> Stages:
+        assert (there / CLAIM_NAME).exists()
+        prepare_here(image_folder, there)  # the second writer begins and ends in the first's midst
+        return run_tasks(shards, 1, lambda _: None)
+
+    prepare(open_source(image_folder), there, Settings(images_per_shard=IMAGES_PER_SHARD), engine)
+    prepare_here(image_folder, tmp_path / "here")
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == folder_bytes(
+        tmp_path / "here"
+    )
+
+
+def test_a_second_writer_of_a_store_that_makes_something_else_is_refused(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
+    there = location("memory://test-other-writer/shards")
+    other = write_source(tmp_path / "other", train_per_class=2)
+
+    def engine(shards: list[PlannedShard]) -> Stages:
+        with pytest.raises(ValueError, match=r"is being prepared with other settings .*--fresh"):
+            prepare_here(image_folder, there, image_format=ImageFormat(quality=50))
+        with pytest.raises(ValueError, match=r"is being prepared .* from other originals"):
+            prepare_here(other, there)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(
+            open_source(image_folder), there, Settings(images_per_shard=IMAGES_PER_SHARD), engine
+        )
+    assert prepare_here(image_folder, there).num_made == 7  # the claim of a killed one: no matter
+    assert not (there / CLAIM_NAME).exists()

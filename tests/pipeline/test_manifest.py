@@ -181,8 +181,9 @@ def test_removal_takes_what_preparation_wrote_and_nothing_else(shard_copy: Path)
     kept = {"README.md": b"the format", "notes.tar": b"mine", "train-1.tar": b"mine too"}
     for name, data in kept.items():
         (shard_copy / name).write_bytes(data)
-    (shard_copy / "train-000009.tar.tmp").write_bytes(b"left by a kill")
-    assert remove_dataset(shard_copy) == num_made + 1
+    for left in ("train-000009.tar.0123456789abcdef.tmp", "dataset.json.0123456789abcdef.tmp"):
+        (shard_copy / left).write_bytes(b"left by a kill")
+    assert remove_dataset(shard_copy) == num_made + 2
     assert folder_bytes(shard_copy) == kept
 
 

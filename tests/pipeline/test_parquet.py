@@ -1,26 +1,22 @@
 """Parquet files in Hugging Face's form give the images and labels that were put into them."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-import pipeline.parquet
+from pipeline.pages import SNAPPY_BLOCK_BYTES
+from pipeline.parquet import ParquetPlaces
 from pipeline.sources import open_source
 from tests.conftest import contents, cut_file
 
 pyarrow = pytest.importorskip("pyarrow")
 NAMES = ("ant", "bee", "cat")
 IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-
-
-@pytest.fixture(autouse=True)
-def no_open_files() -> None:
-    """What earlier tests opened under the same name is forgotten."""
-    for cached in ("_open", "_group_starts", "_images_of_group"):
-        getattr(pipeline.parquet, cached).cache_clear()
 
 
 def image(split: str, row: int) -> bytes:
@@ -34,6 +30,7 @@ def write_rows(
     first: int = 0,
     names: tuple[str, ...] | None = NAMES,
     group: int = 3,
+    **options: Any,
 ) -> None:
     """A file of images numbered from `first`, `group` of them to a row group."""
     from pyarrow import parquet
@@ -48,7 +45,7 @@ def write_rows(
         text = json.dumps({"info": {"features": features}})
         table = table.replace_schema_metadata({"huggingface": text})
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table, path, row_group_size=group)
+    parquet.write_table(table, path, row_group_size=group, **options)
 
 
 def write_source(root: Path, **options: Any) -> Path:
@@ -65,7 +62,7 @@ def test_rows_are_listed_with_their_labels_and_bytes(
 ) -> None:
     source = open_source(write_source(tmp_path, names=names))
     assert source.format == "parquet" and source.classes == classes
-    assert list(source.splits) == ["train", "val"], "test has no labels"
+    assert list(source.splits) == ["train", "val"] and source.unlabelled == {"test": 2}
     train = [
         (f"data/train-00000-of-00002.parquet#{i:09d}", classes[label], image("train", i))
         for i, label in enumerate([2, 0, 1, 1, 0, 2, 2])
@@ -136,6 +133,13 @@ def test_files_without_train_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
+def test_two_data_sets_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
+    write_rows(tmp_path / "default/train/0000.parquet", [0, 1])
+    write_rows(tmp_path / "small/train/0000.parquet", [0, 1])
+    with pytest.raises(ValueError, match=r"train files in .*/default/train and .*: name one data"):
+        open_source(tmp_path)
+
+
 @pytest.mark.parametrize("num_bytes", [1, 100, 10_000])
 def test_a_file_cut_off_is_refused(tmp_path: Path, num_bytes: int) -> None:
     write_rows(tmp_path / "train-0.parquet", [0, 1] * 50)
@@ -157,6 +161,50 @@ def test_a_file_that_vanishes_is_an_error_of_the_system(tmp_path: Path) -> None:
     write_rows(tmp_path / "train-0.parquet", [0, 1])
     listing = open_source(tmp_path).splits["train"]
     (tmp_path / "train-0.parquet").unlink()
-    pipeline.parquet._open.cache_clear()
-    with pytest.raises(OSError, match="train-0.parquet cannot be read"):
+    with pytest.raises(OSError, match="No such file .*train-0.parquet"):
         listing.places.read(0)
+
+
+def test_a_file_cut_off_after_it_was_listed_is_an_error_of_the_system(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train-0.parquet", [0, 1])
+    listing = open_source(tmp_path).splits["train"]
+    os.truncate(tmp_path / "train-0.parquet", 10)
+    with pytest.raises(OSError, match="train-0.parquet was cut off while it was read"):
+        listing.places.read(1)
+
+
+@pytest.mark.parametrize("options", [{"compression": "none"}, {"compression": "snappy"}])
+def test_one_image_is_read_and_not_its_row_group(tmp_path: Path, options: dict[str, str]) -> None:
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    photographs = [rng.bytes(100_000) for _ in range(50)]  # no more packs than a JPEG does
+    images = pyarrow.array([{"bytes": data} for data in photographs], IMAGE)
+    table = pyarrow.table({"image": images, "label": pyarrow.array([0, 1] * 25)})
+    parquet.write_table(table, tmp_path / "train-0.parquet", row_group_size=50, **options)
+    train = open_source(tmp_path).splits["train"]
+    assert [train.places.read(i) for i in range(50)] == photographs
+    assert isinstance(train.places, ParquetPlaces)
+    assert train.places.num_bytes() == sum(map(len, photographs))
+    assert train.places.spans["stored"].max() <= 100_000 + 2 * SNAPPY_BLOCK_BYTES
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train-00000-of-00002.parquet", "validation-00000-of-00001.parquet"),
+        ("data/train-00000-of-00002.parquet", "data/val-00000-of-00001.parquet"),
+        ("train/0000.parquet", "validation/0000.parquet"),
+        ("default/train/0000.parquet", "default/val/0000.parquet"),
+    ],
+)
+def test_the_layouts_of_the_hub_are_recognised(tmp_path: Path, train: str, val: str) -> None:
+    write_rows(tmp_path / train, [0, 1])
+    write_rows(tmp_path / val, [1])
+    source = open_source(tmp_path)
+    assert source.format == "parquet"
+    assert {split: len(listing) for split, listing in source.splits.items()} == {
+        "train": 2,
+        "val": 1,
+    }
+    assert source.splits["train"].names[1] == f"{train}#000000001".encode()

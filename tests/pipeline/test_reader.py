@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import pipeline.reader
+import pipeline.open_shards
 from pipeline.images import RAW_HEADER
 from pipeline.manifest import open_dataset
+from pipeline.open_shards import LocalShards
 from pipeline.order import Rows, order
 from pipeline.reader import Reader, StepBytes
 from tests.conftest import cut_file, flip_byte
@@ -20,8 +21,8 @@ def reader_of(folder: Path, **options: Any) -> Reader:
     dataset = open_dataset(folder)
     header = RAW_HEADER if dataset.encoding == "raw" else b""
     chosen: dict[str, Any] = {"max_rows": 16, "depth": 2, "num_threads": 3, **options}
-    paths = [folder / shard.name for shard in dataset.split("train").shards]
-    return Reader(paths, dataset.index("train"), header=header, **chosen)
+    shards = LocalShards([folder / shard.name for shard in dataset.split("train").shards])
+    return Reader(shards, dataset.index("train"), header=header, **chosen)
 
 
 def written(folder: Path, rows: Rows) -> list[bytes]:
@@ -158,7 +159,7 @@ def test_clear_forgets_and_the_next_request_is_unharmed(shard_folder: Path) -> N
 def test_more_shards_than_may_be_open_are_read_all_the_same(
     shard_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.reader, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(pipeline.open_shards, "MAX_OPEN_SHARDS", 2)
     before = len(os.listdir("/dev/fd"))
     reader, rows = reader_of(shard_folder, max_rows=39), rows_of(shard_folder)
     reader.request(rows)
@@ -192,7 +193,7 @@ def test_a_changed_raw_image_is_noticed(raw_shard_folder: Path, tmp_path: Path) 
         (tmp_path / shard.name).write_bytes((raw_shard_folder / shard.name).read_bytes())
     flip_byte(tmp_path / shards[0].name, int(index[0]["offset"]) + len(RAW_HEADER))
     reader = Reader(
-        [tmp_path / shard.name for shard in shards],
+        LocalShards([tmp_path / shard.name for shard in shards]),
         index,
         header=RAW_HEADER,
         max_rows=4,

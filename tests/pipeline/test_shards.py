@@ -21,6 +21,7 @@ from pipeline.shards import (
     read_rows,
     read_sums,
     shard_stem,
+    tar_member,
     write_index,
     write_sums,
 )
@@ -200,3 +201,12 @@ def test_a_damaged_index_is_named_with_the_mend(tmp_path: Path, how: str) -> Non
     expected = rf"{tmp_path}/train.index.npy .*(damaged|cannot be read).*prepare again"
     with pytest.raises(ValueError, match=expected):
         read_index(tmp_path, "train", sha256, 5)
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 21_343, 300_000])
+def test_a_member_is_what_tarfile_writes(size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    info = tarfile.TarInfo("000000123.jpg")
+    info.size = size
+    expected = info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-size % 512)
+    assert tar_member("000000123.jpg", data) == expected

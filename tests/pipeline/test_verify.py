@@ -1,6 +1,7 @@
 """Every kind of damage is found and named, and mended byte for byte where the originals are."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -234,7 +235,7 @@ HARMS_OF_THE_WHOLE = [
     (change_train(quarantined=0, found=39), "lists 2 originals of train, dataset.json says 0"),
     (change_train(fingerprint="0" * 64), "train: the fingerprint is not that of the shards"),
     (change_samples, "train: the shards' samples do not add up to 39"),
-    (more_classes, "train: 1 of 4 classes have no image"),
+    (more_classes, "train: 1 of 4 classes have no image: dog"),
     (fewer_classes, "train: labels go beyond the 2 classes"),
     (foreign_pca, PCA_NAME),
 ]
@@ -353,3 +354,36 @@ def test_what_other_readers_go_by_is_checked_and_mended(
     assert not findings.sound and str(path) in findings.other[0]
     repaired_from(image_folder, shard_copy)
     assert folder_bytes(shard_copy) == folder_bytes(shard_folder)
+
+
+@pytest.mark.parametrize("form", ["folders", "parquet"])
+def test_a_class_that_is_all_in_quarantine_is_a_warning_and_named(
+    tmp_path: Path, form: str
+) -> None:
+    source = write_source(tmp_path / "source", train_per_class=3, val_per_class=1)
+    for path in (source / "train/bee").iterdir():
+        path.write_bytes(b"no photograph")
+    if form == "parquet":
+        source = as_parquet(source / "train", tmp_path / "parquet")
+    prepare_here(source, tmp_path / "out")
+    found = verified(tmp_path / "out")
+    assert found.sound
+    name = {"folders": "bee", "parquet": "1"}[form]
+    assert found.remarks() == [
+        "warning: train: 1 of 3 classes have no image, "
+        f"theirs are all in {QUARANTINE_NAME}: {name}"
+    ]
+
+
+def as_parquet(folder: Path, root: Path) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    paths = sorted(folder.glob("*/*.jpg"))
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    images = pyarrow.array([{"bytes": path.read_bytes()} for path in paths], image)
+    labels = [sorted(os.listdir(folder)).index(path.parent.name) for path in paths]
+    root.mkdir()
+    table = pyarrow.table({"image": images, "label": labels})
+    parquet.write_table(table, root / "train-00000-of-00001.parquet")
+    return root

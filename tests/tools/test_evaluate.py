@@ -11,25 +11,12 @@ from click.testing import CliRunner, Result
 
 from tests.conftest import compute_statistics, prepare_here, write_source
 from tools import evaluate
-from trainer.config import RunConfig
-from trainer.session import Session
+from pipeline.manifest import open_dataset
 
 
-@pytest.fixture(scope="module")
-def run_folder(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of one epoch."""
-    folder = tmp_path_factory.mktemp("run") / "modern"
-    options = RunConfig(
-        shards=shard_folder, epochs=1, width=1 / 32, backend="numpy", device="cpu", out=folder
-    )
-    with Session(options) as session:
-        session.run()
-    return folder
-
-
-def call(checkpoint: Path, shards: Path, *arguments: str) -> Result:
-    command = [str(checkpoint), "--shards", str(shards), "--backend", "numpy", "--device", "cpu"]
-    return CliRunner().invoke(evaluate.main, [*command, *arguments])
+def call(checkpoint: Path, shards: Path | str, *arguments: str | Path) -> Result:
+    command = [checkpoint, "--shards", shards, "--backend", "numpy", "--device", "cpu"]
+    return CliRunner().invoke(evaluate.main, [str(word) for word in [*command, *arguments]])
 
 
 def test_the_errors_are_those_the_training_measured(
@@ -57,6 +44,61 @@ def test_ten_views_see_every_image_of_the_split(
     assert json.loads(path.read_text())["num_images"] == num_images
 
 
+def test_staged_shards_of_a_store_give_the_same_errors(
+    run_folder: Path, shard_folder: Path, in_memory: Path, tmp_path: Path
+) -> None:
+    found = []
+    for shards, options in (
+        (str(shard_folder), ()),
+        (str(in_memory), ("--stage-dir", str(tmp_path / "stage"), "--stage-bytes", "10MB")),
+    ):
+        path = tmp_path / "errors.json"
+        result = call(run_folder / "last.safetensors", shards, "--json", str(path), *options)
+        assert result.exit_code == 0, result.output
+        found.append(json.loads(path.read_text()))
+        assert found[-1].pop("shards") == shards
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("views", ["1", "10"])
+def test_several_checkpoints_are_told_alone_and_together(
+    views: str, run_folder: Path, other_folder: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    paths = [folder / "last.safetensors" for folder in (run_folder, other_folder)]
+    alone = []
+    for i, path in enumerate(paths):
+        call(path, shard_folder, "--views", views, "--json", tmp_path / f"{i}.json")
+        alone.append(json.loads((tmp_path / f"{i}.json").read_text()))
+    result = call(paths[0], shard_folder, paths[1], "--views", views, "--json", tmp_path / "all")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert [str(path) in line for path, line in zip(paths, lines)] == [True, True]
+    assert "all 2 together: top-1 error" in lines[2] and len(lines) == 3
+    found = json.loads((tmp_path / "all").read_text())
+    for one, expected in zip(found["checkpoints"], alone, strict=True):
+        assert one == expected["checkpoints"][0]
+    assert [one["preset"] for one in found["checkpoints"]] == ["modern", "paper"]
+    assert found["loss"] <= max(one["loss"] for one in alone)  # log is concave
+    assert found["fingerprint"] == open_dataset(shard_folder).fingerprint("val")
+
+
+def test_the_table_of_classes_is_complete_and_the_worst_come_first(
+    run_folder: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "errors.json"
+    result = call(run_folder / "last.safetensors", shard_folder, "--per-class", "--json", path)
+    header, *rows = result.output.splitlines()[1:]
+    assert header.split() == ["class", "images", "top-1", "error", "top-5", "error"]
+    assert sorted(row.split()[0] for row in rows) == ["ant", "bee", "cat"]
+    assert {row.split()[1] for row in rows} == {"5"}
+    shown = [float(row.split()[2].rstrip("%")) for row in rows]
+    assert shown == sorted(shown, reverse=True)
+    report = json.loads(path.read_text())
+    by_name = {found["class"]: found["top1_error"] for found in report["classes"]}
+    assert [round(100 * by_name[row.split()[0]], 2) for row in rows] == shown
+    assert sum(by_name.values()) / 3 == pytest.approx(report["top1_error"])
+
+
 def test_what_does_not_fit_is_refused_with_1(
     run_folder: Path, shard_folder: Path, tmp_path: Path
 ) -> None:
@@ -80,7 +122,8 @@ def test_shards_of_other_classes_are_refused(run_folder: Path, tmp_path: Path) -
     prepare_here(source, tmp_path / "shards")
     compute_statistics(tmp_path / "shards")
     result = call(run_folder / "last.safetensors", tmp_path / "shards")
-    assert result.exit_code == 1 and "class 0 is 'ant' in the checkpoint, 'bee'" in result.output
+    assert result.exit_code == 1 and "class 0 is 'ant' in" in result.output
+    assert "last.safetensors, 'bee' in" in result.output
 
 
 def test_it_runs_as_a_file_from_another_folder(

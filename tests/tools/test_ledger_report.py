@@ -168,7 +168,7 @@ def test_a_damaged_index_and_a_ledger_that_cannot_be_written_end_with_one_messag
     shard_copy: Path, tmp_path: Path
 ) -> None:
     done = run(shard_copy, "--epoch", 0, "--ledger", tmp_path / "none" / "ledger.jsonl")
-    assert done.exit_code == 1 and "none/ledger.jsonl.tmp: No such file" in done.stderr
+    assert done.exit_code == 1 and "none/ledger.jsonl: No such file" in done.stderr
     (shard_copy / index_name("train")).write_bytes(b"")
     done = run(shard_copy, "--epoch", 0)
     assert done.exit_code == 1 and "train.index.npy is damaged" in done.stderr

@@ -166,6 +166,18 @@ def test_a_single_tree_is_split_by_the_fraction_asked_for(
     assert folder_bytes(tmp_path / "shards") == before
 
 
+def test_what_has_no_labels_is_named_in_the_account(image_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "test").mkdir(parents=True)
+    (source / "train").symlink_to(image_folder / "val")
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        (source / "test" / name).write_bytes(b"never read")
+    done = run(tmp_path, source, *FEW)
+    assert done.exit_code == 0, done.stderr
+    assert "  left out, no labels: 3 of test" in done.stdout.splitlines()
+    assert list(open_dataset(tmp_path / "shards").splits) == ["train"]
+
+
 def test_an_archive_is_prepared_in_place(image_folder: Path, tmp_path: Path) -> None:
     images = {path.name: path.read_bytes() for path in (image_folder / "val/ant").iterdir()}
     (tmp_path / "all.tar").write_bytes(tar_of_tars({"n02": images, "n01": images}))

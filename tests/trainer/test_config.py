@@ -1,6 +1,5 @@
 """The options of a run, what follows from them, and whose folder it is."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,15 @@ import torch
 
 from trainer.config import (
     RunConfig,
+    asked_preset,
     claim_folder,
     default_batch_size,
     differences,
     find_device,
-    find_precision,
     resolve_preset,
 )
-from trainer.presets import MODERN, PAPER
+from trainer.override import override
+from trainer.presets import KRIZ2012, MODERN
 
 DESCRIPTION: dict[str, Any] = {
     "preset": {"name": "modern", "epochs": 90},
@@ -42,10 +42,35 @@ def test_the_default_batch_is_a_power_of_two_within_an_eighth(
 
 def test_the_learning_rate_is_scaled_with_the_batch() -> None:
     """Linearly in `paper`, with its square root in `modern`; nothing else changes."""
-    expected = dataclasses.replace(MODERN, batch_size=256, learning_rate=0.04, epochs=7)
+    expected = override(MODERN, {"batch_size": 256, "learning_rate": 0.04, "epochs": 7})
     assert resolve_preset(config(epochs=7), 2048) == expected
-    assert resolve_preset(config(preset="paper", batch_size=256), 10**6).learning_rate == 0.02
+    paper = resolve_preset(config(preset="paper", batch_size=256), 10**6)
+    assert paper.training.learning_rate == 0.02
     assert resolve_preset(config(), 10**6) == MODERN
+
+
+def test_config_and_set_change_the_preset_and_set_wins(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[training]\nmomentum = 0.5\nepochs = 30\n[network]\nconv6 = 256\n")
+    asked = asked_preset(config(config_file=path, settings=("momentum=0.6",)))
+    assert asked == override(MODERN, {"momentum": 0.6, "epochs": 30, "conv6": 256})
+
+
+def test_epochs_moves_what_happens_at_an_epoch_in_proportion() -> None:
+    preset = resolve_preset(config(preset="kriz2012", epochs=31, batch_size=128), 10**6)
+    assert preset == override(KRIZ2012, {
+        "epochs": 31,  # a third of 93
+        "drop_epochs": [8, 17, 26],  # 7.7, 17 and 26
+        "lighting_off_epoch": 23,  # 22.7
+        "layer_rates": [[23, "conv1", 0.1], [24, "conv1", 0.0]],  # 22.7, 24
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 93, 186])
+def test_a_run_of_any_length_has_its_whole_schedule(epochs: int) -> None:
+    preset = resolve_preset(config(preset="kriz2012", epochs=epochs, batch_size=128), 10**6)
+    assert len(preset.training.drop_epochs) == 3
+    assert preset.training.drop_epochs[-1] <= epochs and preset.augmentation.is_lit(0)
 
 
 def test_a_batch_larger_than_the_training_split_is_refused() -> None:
@@ -65,6 +90,12 @@ def test_a_batch_larger_than_the_training_split_is_refused() -> None:
         ("precision", "fp8"),
         ("width", 0.0),
         ("width", float("nan")),
+        ("micro_batch", 0),
+        ("ema", 1.0),
+        ("ema", float("nan")),
+        ("weight_report", 0),
+        ("limit_steps", 0),
+        ("overfit", -8),
         ("seed", -1),
     ],
 )
@@ -76,14 +107,6 @@ def test_an_option_out_of_bounds_is_refused_by_its_flag(option: str, value: Any)
 def test_the_run_folder_is_named_after_preset_and_seed() -> None:
     assert config(preset="paper", seed=3).folder == Path("runs/paper-3")
     assert config(out=Path("here")).folder == Path("here")
-
-
-def test_precision_auto_is_the_presets_on_a_gpu_and_fp32_on_a_cpu() -> None:
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert find_precision("auto", MODERN, gpu) == "bf16"
-    assert find_precision("auto", PAPER, gpu) == "fp32"
-    assert find_precision("auto", MODERN, cpu) == "fp32"
-    assert find_precision("bf16", MODERN, cpu) == "bf16"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -8,19 +8,31 @@ import torch
 from torch import Tensor
 
 from tests.trainer.conftest import make_batch
-from trainer.evaluate import TEN_VIEWS, evaluate, misses, ten_views
+from trainer.evaluate import (
+    CENTRE_VIEW,
+    TEN_VIEWS,
+    Tally,
+    evaluate,
+    evaluate_together,
+    log_probabilities,
+    misses,
+    over_views,
+)
 from trainer.layers import random_source
 from trainer.model import AlexNet
+from trainer.override import override
 from trainer.presets import MODERN, PAPER, Preset
 
 both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str(preset.name))
 
 
-def make_model(preset: Preset, num_classes: int = 7) -> AlexNet:
+def make_model(
+    preset: Preset, num_classes: int = 7, width: float = 1 / 16, seed: int = 0
+) -> AlexNet:
     """A network whose predictions depend on the image and on the crop."""
-    preset = dataclasses.replace(preset, init="kaiming", ones_biases=False)
-    model = AlexNet(preset, num_classes, 1 / 16)
-    model.initialise(0)
+    preset = override(preset, {"init": "kaiming", "ones_biases": False})
+    model = AlexNet(preset, num_classes, width)
+    model.initialise(seed)
     mean = torch.rand(model.normalise.mean.shape, generator=random_source("cpu", 4)) * 255
     model.normalise.fill(mean, torch.full((3,), 60.0))
     model.fc8.weight.data.mul_(0.2)  # so that no probability is nearly 1
@@ -107,7 +119,7 @@ def ten_views_by_loop(model: AlexNet, image: Tensor) -> Tensor:
 @torch.no_grad()
 def test_ten_views_average_the_probabilities_of_a_loop(preset: Preset) -> None:
     model, batch = make_model(preset), make_batch(3, 7, 0, side_px=256)
-    found = ten_views(model, batch.images).double().exp()
+    found = over_views(model, batch.images, TEN_VIEWS).double().exp()
     expected = torch.stack([ten_views_by_loop(model, image) for image in batch.images])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert (expected[0] - expected[1]).abs().max() > 1e-3  # the images differ to the network
@@ -115,3 +127,56 @@ def test_ten_views_average_the_probabilities_of_a_loop(preset: Preset) -> None:
     assert errors.top1_error == (expected.argmax(1) != batch.labels).sum().item() / 3
     own = expected.gather(1, batch.labels[:, None])
     assert errors.loss == pytest.approx(-own.log().mean().item(), rel=1e-4)
+
+
+@both
+@torch.no_grad()
+def test_the_centre_view_of_whole_images_is_their_centre_crop(preset: Preset) -> None:
+    model, batch = make_model(preset), make_batch(3, 7, 0, side_px=256)
+    crops = batch.images[:, :, 16:240, 16:240].float()
+    expected = log_probabilities(model, crops, torch.tensor([[16, 16, 0]] * 3))
+    assert torch.equal(over_views(model, batch.images, CENTRE_VIEW), expected)
+
+
+@pytest.mark.parametrize(("views", "side_px"), [(1, 224), (10, 256)])
+def test_networks_together_average_the_probabilities_of_each(views: int, side_px: int) -> None:
+    """Of other presets, widths and normalisations; each alone is as if nobody else were there."""
+    models = [make_model(PAPER), make_model(MODERN, seed=1), make_model(MODERN, width=1 / 32)]
+    batch = make_batch(9, 7, 3, side_px=side_px)
+    *alone, together = evaluate_together(models, [batch], views)
+    assert [tally.errors() for tally in alone] == [
+        evaluate(model, [batch], views) for model in models
+    ]
+    with torch.no_grad():
+        found = [
+            over_views(model, batch.images, TEN_VIEWS)
+            if views == 10
+            else log_probabilities(model, batch.images, batch.crop)
+            for model in models
+        ]
+    mean = sum(np.exp(one.double().numpy()) for one in found) / 3
+    labels = batch.labels.numpy()
+    errors = together.errors()
+    assert errors.loss == pytest.approx(-np.log(mean[np.arange(9), labels]).mean(), rel=1e-5)
+    best = np.argsort(-mean, axis=1)
+    assert errors.top1_error == (best[:, 0] != labels).mean()
+    assert errors.top5_error == np.mean([label not in row[:5] for label, row in zip(labels, best)])
+
+
+def test_errors_by_class_are_those_of_its_images_and_sum_up_to_all() -> None:
+    scores = torch.randn(200, 12, generator=random_source("cpu", 1))
+    labels = torch.randint(11, (200,), generator=random_source("cpu", 2))  # the last has no image
+    tally = Tally(12, torch.device("cpu"))
+    for first in (0, 90, 180):
+        tally.add(scores[first : first + 90], labels[first : first + 90])
+    found = tally.by_class()
+    assert [one.label for one in found] == list(range(11))
+    for one in found:
+        own = labels == one.label
+        assert one.num_images == own.sum()
+        assert one.top1_error == misses(scores[own], labels[own], 1).double().mean()
+        assert one.top5_error == misses(scores[own], labels[own], 5).double().mean()
+    errors = tally.errors()
+    for field in ("top1_error", "top5_error"):
+        total = sum(getattr(one, field) * one.num_images for one in found)
+        assert getattr(errors, field) * 200 == pytest.approx(total)

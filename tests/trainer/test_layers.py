@@ -1,12 +1,16 @@
 """The layers against loops in float64, and the rule of the random numbers."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.layers import (
+    GroupedLinear,
+    MapResponseNorm,
     Normalise,
     ResponseNorm,
     dropout_mask,
@@ -14,6 +18,7 @@ from trainer.layers import (
     mean_at_crop,
     random_source,
 )
+from trainer.preset import Mean
 
 CPU = torch.device("cpu")
 
@@ -45,6 +50,28 @@ def test_response_norm_is_the_papers_formula_in_each_column(num_channels: int, s
     torch.testing.assert_close(channels_last, expected, rtol=1e-13, atol=0)
 
 
+def map_response_norm_by_loop(x: Tensor, size: int, alpha: float, beta: float) -> Tensor:
+    """The 2012 rnorm term by term: a window in one map, cut off at its border, on top of 1."""
+    out, side = torch.empty_like(x), x.shape[2:]
+    for row in range(side[0]):
+        for column in range(side[1]):
+            rows = slice(max(0, row - size // 2), row + size // 2 + 1)
+            columns = slice(max(0, column - size // 2), column + size // 2 + 1)
+            total = (x[:, :, rows, columns] ** 2).sum((2, 3))
+            out[:, :, row, column] = x[:, :, row, column] / (1 + alpha * total) ** beta
+    return out
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_map_response_norm_is_the_formula_of_2012(size: int) -> None:
+    x = random_tensor(2, 6, 7, 4, scale=100)
+    layer = MapResponseNorm(size=size, k=1.0, alpha=0.001 / 25, beta=0.75)
+    expected = map_response_norm_by_loop(x, size, 0.001 / 25, 0.75)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-13, atol=0)
+    channels_last = layer(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(channels_last, expected, rtol=1e-13, atol=0)
+
+
 def test_response_norm_does_not_divide_alpha_as_torch_does() -> None:
     x = random_tensor(2, 10, 3, 3, scale=100)
     layer = ResponseNorm(size=5, k=2.0, alpha=1e-4, beta=0.75, columns=1)
@@ -52,17 +79,29 @@ def test_response_norm_does_not_divide_alpha_as_torch_does() -> None:
     torch.testing.assert_close(layer(x), torch_form, rtol=1e-12, atol=0)
 
 
-def test_gradient_of_response_norm_is_that_of_finite_differences() -> None:
-    x = random_tensor(2, 12, 2, 3, scale=3).requires_grad_()
-    assert torch.autograd.gradcheck(
-        ResponseNorm(size=5, k=2.0, alpha=0.1, beta=0.75, columns=2), x
-    )
+CROSS = ResponseNorm(size=5, k=2.0, alpha=1e-4, beta=0.75, columns=2)
+SAME = MapResponseNorm(size=5, k=1.0, alpha=0.001 / 25, beta=0.75)
+norms = pytest.mark.parametrize("layer", [CROSS, SAME], ids=["cross-map", "same-map"])
 
 
-def test_response_norm_of_bf16_is_the_float32_result_rounded_once() -> None:
-    x = random_tensor(2, 8, 4, 4, scale=100).to(torch.bfloat16)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        ResponseNorm(size=5, k=2.0, alpha=0.1, beta=0.75, columns=2),
+        ResponseNorm(size=3, k=1.0, alpha=0.2, beta=0.5, columns=1),
+        MapResponseNorm(size=3, k=1.0, alpha=0.1, beta=0.75),
+    ],
+    ids=["two-columns", "one-column", "same-map"],
+)
+def test_gradient_of_response_norms_is_that_of_finite_differences(layer: nn.Module) -> None:
+    x = random_tensor(2, 12, 4, 3, scale=3).requires_grad_()
+    assert torch.autograd.gradcheck(layer, x)
+
+
+@norms
+def test_response_norm_of_bf16_is_the_float32_result_rounded_once(layer: nn.Module) -> None:
+    x = random_tensor(2, 8, 6, 4, scale=100).to(torch.bfloat16)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    layer = ResponseNorm(size=5, k=2.0, alpha=1e-4, beta=0.75, columns=2)
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(x)
     out.sum().backward()
@@ -72,6 +111,33 @@ def test_response_norm_of_bf16_is_the_float32_result_rounded_once() -> None:
     assert x.grad is not None and wide.grad is not None
     assert torch.equal(x.grad, wide.grad.to(torch.bfloat16))
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch about itself
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@norms
+def test_response_norms_compile_as_one_graph(layer: nn.Module, backend: str) -> None:
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("inductor needs a C++ compiler, here is no g++")
+    x = random_tensor(2, 8, 6, 4, scale=100).float().requires_grad_()
+    weight = random_tensor(2, 8, 6, 4).float()
+    results = []
+    for call in (layer, torch.compile(layer, fullgraph=True, backend=backend)):
+        out = call(x)
+        results.append((out.detach(), *torch.autograd.grad((out * weight).sum(), x)))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_grouped_linear_is_a_layer_of_its_own_for_each_part(groups: int) -> None:
+    layer, x = GroupedLinear(12, 6, groups).double(), random_tensor(5, 12)
+    weights, biases = layer.weight.chunk(groups), layer.bias.chunk(groups)
+    parts = [
+        part @ weight.T + bias
+        for part, weight, bias in zip(x.chunk(groups, 1), weights, biases, strict=True)
+    ]
+    torch.testing.assert_close(layer(x), torch.cat(parts, 1), rtol=1e-14, atol=1e-14)
 
 
 def test_mean_at_crop_is_the_crop_of_the_mean_image_mirrored_with_it() -> None:
@@ -85,7 +151,7 @@ def test_mean_at_crop_is_the_crop_of_the_mean_image_mirrored_with_it() -> None:
 
 
 def test_the_image_mean_is_subtracted_in_float32_from_half_precision_pixels() -> None:
-    layer = Normalise(at_crop=True)
+    layer = Normalise(mean="image-at-crop")
     mean = torch.full((256, 256, 3), 100.03125 + 2**-10)
     layer.fill(mean, torch.ones(3))
     images = torch.full((1, 3, 224, 224), 100.0, dtype=torch.float16)
@@ -95,14 +161,36 @@ def test_the_image_mean_is_subtracted_in_float32_from_half_precision_pixels() ->
 
 
 def test_the_channel_mean_goes_with_a_division_by_the_deviation() -> None:
-    layer = Normalise(at_crop=False)
+    layer = Normalise(mean="channel")
     layer.fill(torch.tensor([10.0, 20.0, 30.0]), torch.tensor([2.0, 4.0, 8.0]))
     out = layer(torch.full((1, 3, 224, 224), 50.0), torch.zeros(1, 3))
     assert out[0, :, 0, 0].tolist() == [20.0, 7.5, 2.5]
 
 
+@pytest.mark.parametrize("flip", [0, 1])
+def test_the_mean_at_the_centre_is_the_same_for_every_crop(flip: int) -> None:
+    mean = torch.rand(256, 256, 3, generator=random_source("cpu", 1))
+    layer = Normalise(mean="image-centre")
+    layer.fill(mean, torch.full((3,), 9.0))
+    out = layer(torch.zeros(2, 3, 224, 224), torch.tensor([[0, 5, flip], [32, 1, flip]]))
+    for image in out:
+        assert torch.equal(-image, mean[16:240, 16:240].permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("kind", ["image-at-crop", "image-centre", "channel"])
+def test_the_divisor_divides_what_is_left_after_the_mean(kind: Mean) -> None:
+    layer = Normalise(mean=kind)
+    mean = torch.rand(layer.mean.shape, generator=random_source("cpu", 2)) * 200
+    layer.fill(mean, torch.tensor([2.0, 4.0, 8.0]))
+    images = torch.rand(2, 3, 224, 224, generator=random_source("cpu", 3)) * 255
+    crop = torch.tensor([[16, 16, 0], [1, 30, 1]])
+    torch.testing.assert_close(layer(images, crop, 1.1), layer(images, crop) / 1.1)
+    assert not torch.equal(layer(images, crop, 1.1), layer(images, crop))
+    assert torch.equal(layer(images, crop, 1.0), layer(images, crop))
+
+
 def test_flat_images_give_no_infinity() -> None:
-    layer = Normalise(at_crop=False)
+    layer = Normalise(mean="channel")
     layer.fill(torch.zeros(3), torch.zeros(3))
     assert layer(torch.full((1, 3, 224, 224), 9.0), torch.zeros(1, 3)).max() == 9.0
 

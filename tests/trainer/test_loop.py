@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from trainer.layers import random_source
 from trainer.loop import Totals, Trainer
 from trainer.metrics import Progress
 from trainer.model import AlexNet
-from trainer.presets import MODERN, PAPER, Preset
+from trainer.optimizer import learning_rates
+from trainer.override import override
+from trainer.presets import KRIZ2012, MODERN, PAPER, PRESETS, Preset
 
-both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str(preset.name))
+each = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: str(preset.name))
 
 
 def make_trainer(
@@ -25,8 +28,9 @@ def make_trainer(
     steps_per_epoch: int = 6,
     precision: str = "fp32",
     learning_rate: float = 0.001,
+    **comforts: Any,
 ) -> Trainer:
-    preset = dataclasses.replace(preset, epochs=2, learning_rate=learning_rate)
+    preset = override(preset, {"learning_rate": learning_rate})
     model = AlexNet(preset, 3, 1 / 16)
     model.initialise(0)
     mean = torch.full(model.normalise.mean.shape, 128.0)
@@ -37,6 +41,7 @@ def make_trainer(
         steps_per_epoch=steps_per_epoch,
         seed=0,
         precision=precision,
+        **comforts,
     )
 
 
@@ -52,7 +57,7 @@ def never() -> bool:
     return False
 
 
-@both
+@each
 def test_totals_are_the_mean_loss_and_the_waits_of_the_epoch(preset: Preset) -> None:
     by_hand = make_trainer(preset)
     by_hand.model.train()
@@ -65,7 +70,7 @@ def test_totals_are_the_mean_loss_and_the_waits_of_the_epoch(preset: Preset) -> 
     assert trainer.step == 6 and totals.seconds > 0
 
 
-@both
+@each
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
 def test_an_epoch_stopped_and_continued_is_the_epoch_undisturbed(
     preset: Preset, stop_after: int
@@ -104,7 +109,7 @@ def test_a_loss_that_is_not_finite_stops_the_epoch_and_names_its_step(bad_step: 
         make_trainer().train_epoch(BadFeed(6), Totals(), progress(6), never)
 
 
-@both
+@each
 def test_bf16_trains_close_to_fp32(preset: Preset) -> None:
     batch = make_batch(8, 3, 1)
     losses = []
@@ -117,6 +122,33 @@ def test_bf16_trains_close_to_fp32(preset: Preset) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
+def test_images_are_divided_and_conv1_learns_as_the_epoch_says() -> None:
+    """Three epochs of two steps: lit; dark with a slower conv1; conv1 frozen and a drop."""
+    preset = override(KRIZ2012, {
+        "lighting_off_epoch": 1, "drop_epochs": [2],
+        "layer_rates": [[1, "conv1", 0.1], [2, "conv1", 0.0]],
+    })  # fmt: skip
+    trainer = make_trainer(preset, steps_per_epoch=2)
+    divisors = []
+    trainer.model.normalise.register_forward_pre_hook(
+        lambda module, inputs: divisors.append(inputs[2])
+    )
+    trainer.model.train()
+    rates = []
+    for step in range(6):
+        trainer.train_step(make_batch(4, 3, step))
+        rates.append(learning_rates(trainer.optimizer))
+    assert divisors == [1.1, 1.1, 1.0, 1.0, 1.0, 1.0]
+    expected = {
+        "matrices": [1, 1, 1, 1, 0.1, 0.1],
+        "vectors": [2, 2, 2, 2, 0.2, 0.2],
+        "conv1.matrices": [1, 1, 0.1, 0.1, 0, 0],
+        "conv1.vectors": [2, 2, 0.2, 0.2, 0, 0],
+    }
+    found = {name: [1000 * rate[name] for rate in rates] for name in expected}
+    assert found == {name: pytest.approx(factors) for name, factors in expected.items()}
+
+
 def test_dropout_depends_on_the_seed_and_the_step() -> None:
     batch = make_batch(8, 3, 1)
     one, other = make_trainer(), make_trainer()
@@ -126,12 +158,12 @@ def test_dropout_depends_on_the_seed_and_the_step() -> None:
     assert one.train_step(batch) != other.train_step(batch)
 
 
-def test_the_network_learns_32_images_by_heart() -> None:
+def test_modern_learns_32_images_by_heart() -> None:
     """With labels that the images do not explain: only remembering brings the errors to 0."""
     batch = make_batch(32, 3, 2)
     shuffled = torch.randperm(32, generator=random_source("cpu", 0))
     batch = dataclasses.replace(batch, labels=batch.labels[shuffled])
-    preset = dataclasses.replace(MODERN, dropout=False)
+    preset = override(MODERN, {"dropout": False})
     trainer = make_trainer(preset, steps_per_epoch=100, learning_rate=0.01)
     errors = []
     for _ in range(50):
@@ -141,3 +173,19 @@ def test_the_network_learns_32_images_by_heart() -> None:
         if errors[-1] == 0:
             break
     assert errors[0] > 10 and errors[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("preset", "stds"),
+    [(PAPER, [0.05, 0.05]), (KRIZ2012, [0.05, 0.08])],
+    ids=["paper", "kriz2012"],
+)
+def test_the_presets_of_2012_learn_32_images(preset: Preset, stds: list[float]) -> None:
+    """With dropout. At 1/16 of the inputs per kernel, wider weights keep the signal's size."""
+    batch = make_batch(32, 3, 2)
+    preset = override(preset, {"init_std": stds[0], "deep_init_std": stds[1]})
+    trainer = make_trainer(preset, steps_per_epoch=100, learning_rate=0.01)
+    trainer.model.train()
+    losses = [trainer.train_step(batch).item() for _ in range(30)]
+    assert losses[0] > 1.0 and losses[-1] < 0.1
+    assert evaluate(trainer.model, [batch]).top1_error == 0

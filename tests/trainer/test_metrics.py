@@ -1,11 +1,8 @@
-"""metrics.jsonl, the line of an epoch, and when progress is shown."""
-
-import json
-from pathlib import Path
+"""The report of an epoch, and when progress is shown."""
 
 import pytest
 
-from trainer.metrics import MetricsFile, Progress, Report
+from trainer.metrics import Progress, Report
 
 
 def report(epoch: int) -> Report:
@@ -29,20 +26,8 @@ def report(epoch: int) -> Report:
     )
 
 
-def steps(path: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
-
-
-@pytest.fixture
-def metrics(tmp_path: Path) -> MetricsFile:
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    for epoch in (1, 2, 3):
-        file.append(report(epoch))
-    return file
-
-
-def test_the_keys_are_stable(metrics: MetricsFile) -> None:
-    line = json.loads(metrics.path.read_text().splitlines()[0])
+def test_the_keys_are_stable() -> None:
+    line = report(1).to_dict()
     assert list(line) == [
         "epoch",
         "step",
@@ -61,40 +46,9 @@ def test_the_keys_are_stable(metrics: MetricsFile) -> None:
         "handover_wait_seconds",
         "device_wait_seconds",
         "fed_ratio",
+        "weights",
     ]
     assert line["fed_ratio"] is None and line["top1_error"] == 0.5
-
-
-@pytest.mark.parametrize(
-    ("step", "kept"), [(-1, []), (10, [10]), (25, [10, 20]), (30, [10, 20, 30])]
-)
-def test_lines_past_the_checkpoint_are_dropped(
-    metrics: MetricsFile, step: int, kept: list[int]
-) -> None:
-    metrics.drop_after(step)
-    assert steps(metrics.path) == kept
-
-
-def test_a_line_cut_off_in_the_middle_is_dropped_at_any_length(metrics: MetricsFile) -> None:
-    whole = metrics.path.read_bytes()
-    last = len(whole.splitlines(keepends=True)[-1])
-    for length in range(1, last - 1):
-        metrics.path.write_bytes(whole[:-length - 1])
-        metrics.drop_after(30)
-        assert steps(metrics.path) == [10, 20]
-        metrics.append(report(3))
-        assert metrics.path.read_bytes() == whole
-
-
-def test_a_run_without_metrics_has_none_to_drop(tmp_path: Path) -> None:
-    MetricsFile(tmp_path / "metrics.jsonl").drop_after(0)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_number_that_json_does_not_know_is_refused(tmp_path: Path) -> None:
-    bad = Report(**{**vars(report(1)), "train_loss": float("nan")})
-    with pytest.raises(ValueError, match="JSON"):
-        MetricsFile(tmp_path / "metrics.jsonl").append(bad)
 
 
 def test_the_line_of_an_epoch_tells_errors_speed_and_waiting() -> None:

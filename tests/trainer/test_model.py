@@ -1,6 +1,6 @@
-"""Sizes, initial weights and the forward pass of the network."""
+"""Initial weights and the forward pass of the network and its variants."""
 
-import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.layers import random_source
-from trainer.model import AlexNet, layer_sizes, scaled, summary
-from trainer.presets import MODERN, PAPER, Preset
+from trainer.model import AlexNet, scaled
+from trainer.summary import layer_sizes
+from trainer.override import override
+from trainer.preset import Preset
+from trainer.presets import KRIZ2012, MODERN, PAPER, PRESETS
 
 CROP = torch.tensor([[16, 16, 0], [3, 30, 1]], dtype=torch.int32)
-both = pytest.mark.parametrize("preset", [PAPER, MODERN], ids=lambda preset: str(preset.name))
+each = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: str(preset.name))
 
 
 def pixels(num_images: int = 2) -> Tensor:
@@ -23,29 +26,6 @@ def small(preset: Preset, seed: int = 0) -> AlexNet:
     model = AlexNet(preset, 10, 1 / 16)
     model.initialise(seed)
     return model
-
-
-def test_the_papers_network_has_its_parameters_and_multiply_adds() -> None:
-    """The counts of the grouped network with 1,000 classes: 60.97 M and 724.4 M."""
-    with torch.device("meta"):
-        model = AlexNet(PAPER, 1000)
-    assert sum(parameter.numel() for parameter in model.parameters()) == 60_965_224
-    sizes = layer_sizes(PAPER, 1000)
-    assert sum(size.num_parameters for size in sizes) == 60_965_224
-    assert sum(size.num_multiply_adds for size in sizes) == 724_406_816
-    assert "60,965,224    724,406,816" in summary(PAPER, 1000)
-
-
-def test_the_maps_have_the_papers_sizes() -> None:
-    shapes = {size.name: size.shape for size in layer_sizes(PAPER, 1000)}
-    assert [shapes[f"conv{i}"] for i in range(1, 6)] == [
-        (96, 55, 55),
-        (256, 27, 27),
-        (384, 13, 13),
-        (384, 13, 13),
-        (256, 13, 13),
-    ]
-    assert shapes["fc6"] == (4096,) and shapes["fc8"] == (1000,)
 
 
 def test_width_rounds_to_even_numbers_and_never_to_nothing() -> None:
@@ -61,18 +41,21 @@ def test_a_width_that_is_no_positive_number_is_refused(width: float) -> None:
         AlexNet(PAPER, 10, width)
 
 
-def test_initial_weights_of_the_paper() -> None:
-    """Gaussian, deviation .01; biases one in conv2, conv4, conv5, fc6, fc7, else zero (§5)."""
-    model = AlexNet(PAPER, 1000, 0.25)
+@pytest.mark.parametrize("preset", [PAPER, KRIZ2012], ids=lambda preset: str(preset.name))
+def test_initial_weights_are_gaussian_and_some_biases_one(preset: Preset) -> None:
+    """Deviation .01, in kriz2012 .03 in conv3..conv6; biases 1 in conv2, 4, 5, 6, fc6, fc7."""
+    model = AlexNet(override(preset, {"conv6": 256}), 1000, 0.25)
     model.initialise(0)
     for name, layer in model.named_children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
+            deep = preset is KRIZ2012 and name in {"conv3", "conv4", "conv5", "conv6"}
+            std = 0.03 if deep else 0.01
             weights = layer.weight.detach().double()
             spread = 5 / (2 * weights.numel()) ** 0.5  # five deviations of a deviation's estimate
-            assert abs(weights.std().item() / 0.01 - 1) < spread
-            assert abs(weights.mean().item()) < 5 * 0.01 / weights.numel() ** 0.5
+            assert abs(weights.std().item() / std - 1) < spread
+            assert abs(weights.mean().item()) < 5 * std / weights.numel() ** 0.5
             assert layer.bias is not None
-            one = float(name in {"conv2", "conv4", "conv5", "fc6", "fc7"})
+            one = float(name in {"conv2", "conv4", "conv5", "conv6", "fc6", "fc7"})
             assert torch.equal(layer.bias, torch.full_like(layer.bias, one))
 
 
@@ -88,7 +71,7 @@ def test_initial_weights_of_modern_keep_the_signals_size() -> None:
             assert layer.bias is not None and not layer.bias.any()
 
 
-@both
+@each
 def test_initial_weights_are_a_function_of_seed_and_layer(preset: Preset) -> None:
     first, again, other = small(preset), small(preset).place(torch.device("cpu")), small(preset, 1)
     again.initialise(0)
@@ -99,45 +82,111 @@ def test_initial_weights_are_a_function_of_seed_and_layer(preset: Preset) -> Non
     assert not torch.equal(first.conv4.weight.flatten()[:9], first.conv5.weight.flatten()[:9])
 
 
-def columns_reference(model: AlexNet, x: Tensor, crop: Tensor) -> Tensor:
-    """The paper's network in test mode as two columns that meet in conv3 and fc6, in float64."""
+class ColumnsReference:
+    """The network in test mode as columns that each hold their own maps, in plain operations."""
 
-    def weights(layer: nn.Conv2d, column: int) -> tuple[Tensor, Tensor]:
-        assert layer.bias is not None
-        return layer.weight.chunk(2)[column], layer.bias.chunk(2)[column]
+    def __init__(self, model: AlexNet) -> None:
+        self.model, self.net = model, model.preset.network
+        self.num = self.net.columns
 
-    def norm(part: Tensor) -> Tensor:
-        return F.local_response_norm(part, 5, alpha=5e-4, beta=0.75, k=2.0)
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of normalised images (batch, 3, 224, 224)."""
+        x = torch.cat([x, x.new_zeros(len(x), 3, 3, 224)], 2)
+        x = torch.cat([x, x.new_zeros(len(x), 3, 227, 3)], 3)
+        parts = self.layer("conv1", [x] * self.num, stride=4)
+        if self.net.layer1_order == "conv-norm-pool-relu":
+            parts = self.act(self.pool(self.norm(1, parts)))
+        else:
+            parts = self.pool(self.norm(1, self.act(parts)))
+        tight = self.net.pool_px == 2  # 2012 layers-147.cfg: padding 1 in conv2, 0 in conv5
+        if "conv2" not in self.net.removed:
+            parts = self.norm(2, self.act(self.layer("conv2", parts, padding=1 if tight else 2)))
+            parts = [self.map_norm(part) for part in parts]
+        parts = self.pool(parts)
+        for name, padding in (("conv3", 1), ("conv4", 1), ("conv5", 0 if tight else 1)):
+            if name not in self.net.removed:
+                met = self.met(parts) if name == "conv3" else parts
+                parts = self.act(self.layer(name, met, padding=padding))
+        parts = self.pool(parts)
+        if self.net.conv6:
+            parts = self.act(self.layer("conv6", self.met(parts), padding=1))
+        parts = [part.flatten(1) for part in parts]
+        for name in ("fc6", "fc7"):
+            parts = [part / 2 for part in self.act(self.layer(name, self.met(parts)))]
+        return F.linear(torch.cat(parts, 1), self.model.fc8.weight, self.model.fc8.bias)
 
-    x = torch.cat([x, x.new_zeros(len(x), 3, 3, 224)], 2)
-    x = torch.cat([x, x.new_zeros(len(x), 3, 227, 3)], 3)
-    both: list[Tensor] = []
-    for column in range(2):
-        part = norm(F.conv2d(x, *weights(model.conv1, column), stride=4).relu())
-        part = F.max_pool2d(part, 3, 2)
-        part = norm(F.conv2d(part, *weights(model.conv2, column), padding=2).relu())
-        both.append(F.max_pool2d(part, 3, 2))
-    whole, both = torch.cat(both, 1), []
-    for column in range(2):
-        part = F.conv2d(whole, *weights(model.conv3, column), padding=1).relu()
-        part = F.conv2d(part, *weights(model.conv4, column), padding=1).relu()
-        part = F.conv2d(part, *weights(model.conv5, column), padding=1).relu()
-        both.append(F.max_pool2d(part, 3, 2))
-    features = torch.cat(both, 1).flatten(1)
-    for layer in (model.fc6, model.fc7):
-        features = F.linear(features, layer.weight, layer.bias).relu() / 2
-    return F.linear(features, model.fc8.weight, model.fc8.bias)
+    def layer(self, name: str, parts: list[Tensor], **options: int) -> list[Tensor]:
+        """Each column's part of a convolution or fully-connected layer."""
+        weights = self.model.get_parameter(f"{name}.weight").chunk(self.num)
+        biases = self.model.get_parameter(f"{name}.bias").chunk(self.num)
+        if name.startswith("fc"):
+            return [F.linear(*of) for of in zip(parts, weights, biases, strict=True)]
+        triples = zip(parts, weights, biases, strict=True)
+        return [F.conv2d(x, weight, bias, **options) for x, weight, bias in triples]
+
+    def met(self, parts: list[Tensor]) -> list[Tensor]:
+        return [torch.cat(parts, 1)] * self.num if self.net.exchange else parts
+
+    def act(self, parts: list[Tensor]) -> list[Tensor]:
+        relu = self.net.activation == "relu"
+        return [part.clamp_min(0) if relu else part.tanh() for part in parts]
+
+    def pool(self, parts: list[Tensor]) -> list[Tensor]:
+        return [F.max_pool2d(part, self.net.pool_px, 2, ceil_mode=True) for part in parts]
+
+    def norm(self, number: int, parts: list[Tensor]) -> list[Tensor]:
+        if self.net.norm == "none":
+            return parts
+        if self.net.norm == "response":  # torch divides alpha by the window's 5
+            alpha = 1e-4 if self.net.response_alpha_divided else 5e-4
+            return [F.local_response_norm(x, 5, alpha=alpha, beta=0.75, k=2.0) for x in parts]
+        names = ("running_mean", "running_var", "weight", "bias")
+        state = self.model.state_dict()
+        own = [state[f"norm{number}.{name}"].chunk(self.num) for name in names]
+        return [F.batch_norm(x, *of) for x, *of in zip(parts, *own, strict=True)]
+
+    def map_norm(self, x: Tensor) -> Tensor:
+        if self.net.norm != "response" or not self.net.map_norm_px:
+            return x
+        ones = x.new_ones(1, 1, 5, 5)
+        sums = F.conv2d(x.square().flatten(0, 1)[:, None], ones, padding=2).view_as(x)
+        return x / (1 + 0.001 / 25 * sums) ** 0.75
 
 
-def test_the_papers_network_is_two_columns_that_meet_in_conv3_and_fc6() -> None:
-    model = small(PAPER).double().eval()
-    for parameter in model.parameters():
-        parameter.data.mul_(3)  # so that the images weigh against the biases
-    x = (pixels() - 128).double()
-    found = model.place(torch.device("cpu"))(x, CROP, None)
+variants = pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"columns": 1, "channels": [48, 128, 192, 192, 256]},
+        {"exchange": False, "hidden": [8192, 4096]},
+        {"exchange": False, "conv6": 256},
+        {"conv6": 256},
+        {"removed": ["conv2"]},
+        {"removed": ["conv3"]},
+        {"removed": ["conv4", "conv5"]},
+        {"pool_px": 2},
+        {"pool_px": 2, "removed": ["conv5"]},
+        {"norm": "none"},
+        {"activation": "tanh"},
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+
+
+@each
+@variants
+def test_every_network_is_its_columns_put_together(preset: Preset, changes: Any) -> None:
+    # weights large enough that the images weigh against the biases
+    model = small(override(preset, {"init": "kaiming", **changes})).double().eval()
+    source = random_source("cpu", 3)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.copy_(torch.rand(buffer.shape, generator=source) + 0.5)
+    x = pixels() - 128
+    found = model.place(torch.device("cpu"))(x.double(), CROP, None)
     # the layer normalises in float32
-    expected = columns_reference(model, x.float().double(), CROP)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found, ColumnsReference(model)(x.double()), rtol=1e-9, atol=1e-9)
+    assert (found[0] - found[1]).abs().max() > 1e-6
 
 
 def test_the_paper_subtracts_the_mean_at_the_crop() -> None:
@@ -155,10 +204,32 @@ def test_the_paper_subtracts_the_mean_at_the_crop() -> None:
     torch.testing.assert_close(model(shifted, CROP, None), plain, rtol=1e-4, atol=1e-5)
 
 
-@both
+@each
+@variants
+def test_every_weight_of_every_network_learns(preset: Preset, changes: Any) -> None:
+    model = small(override(preset, {"init": "kaiming", **changes}))
+    masks = model.dropout_masks(0, 0, 2, torch.device("cpu"))
+    model.train()(pixels() - 128, CROP, masks, 1.1).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_kriz2012_subtracts_the_centre_of_the_mean_and_divides_in_training() -> None:
+    model = small(override(KRIZ2012, {"dropout": False}))
+    mean = torch.rand(256, 256, 3, generator=random_source("cpu", 9)) * 255
+    images, centre = pixels(), mean[16:240, 16:240].permute(2, 0, 1)
+    plain = model.eval()(images, CROP, None)
+    model.normalise.fill(mean, torch.ones(3))
+    torch.testing.assert_close(model(images + centre, CROP, None), plain, rtol=1e-4, atol=1e-5)
+    divided = model.train()(images * 1.1 + centre, CROP, (None, None), 1.1)
+    torch.testing.assert_close(divided, plain, rtol=1e-4, atol=1e-5)
+
+
+@each
 def test_dropout_masks_act_in_training_and_halving_in_test(preset: Preset) -> None:
     """Half of all features gives, before fc7's and fc8's own input, what a mask of 1/2 gives."""
-    preset = dataclasses.replace(preset, norm="response")  # batch norm differs in test by itself
+    preset = override(preset, {"norm": "response"})  # batch norm differs in test by itself
     model = small(preset)
     half = torch.full((2, model.fc6.out_features), 0.5)
     images = pixels()
@@ -169,7 +240,7 @@ def test_dropout_masks_act_in_training_and_halving_in_test(preset: Preset) -> No
 
 
 def test_without_dropout_training_and_test_agree() -> None:
-    model = small(dataclasses.replace(PAPER, dropout=False))
+    model = small(override(PAPER, {"dropout": False}))
     masks = model.dropout_masks(0, 0, 2, torch.device("cpu"))
     assert masks == (None, None)
     images = pixels()
@@ -177,7 +248,7 @@ def test_without_dropout_training_and_test_agree() -> None:
     torch.testing.assert_close(trained, model.eval()(images, CROP, None), rtol=0, atol=0)
 
 
-@both
+@each
 def test_channels_last_changes_no_number_much_and_no_state_name(preset: Preset) -> None:
     model = small(preset).eval()
     names, images = list(model.state_dict()), pixels()

@@ -1,8 +1,8 @@
 """The training command: what it prints, its exit codes, its messages."""
 
-import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,25 +21,48 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--backend",
         "--batch-size",
         "--calibrate",
+        "--config",
         "--device",
+        "--ema",
         "--epochs",
         "--exact",
+        "--init-from",
+        "--limit-steps",
         "--loader-threads",
+        "--micro-batch",
         "--out",
+        "--overfit",
         "--precision",
         "--prefetch",
         "--preset",
+        "--replace-head",
         "--seed",
+        "--set",
         "--shards",
         "--show-preset",
+        "--stage-bytes",
+        "--stage-dir",
         "--summary",
+        "--tensorboard",
+        "--weight-report",
         "--width",
+        "--window",
     ]
 
 
 def test_show_preset_prints_every_field() -> None:
     result = call("--show-preset", "modern")
-    assert result.exit_code == 0 and json.loads(result.output) == MODERN.to_dict()
+    assert result.exit_code == 0
+    assert tomllib.loads(result.output) | {"name": "modern"} == MODERN.to_dict()
+
+
+def test_show_preset_and_summary_take_the_fields_that_are_set(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[network]\nconv6 = 256\n")
+    changes = ["--config", str(path), "--set", "momentum=0.8"]
+    shown = tomllib.loads(call("--show-preset", "kriz2012", *changes).output)
+    assert shown["network"]["conv6"] == 256 and shown["training"]["momentum"] == 0.8
+    assert "conv6" in call("--summary", "--preset", "paper", *changes).output
 
 
 def test_summary_prints_the_papers_counts() -> None:
@@ -51,8 +74,12 @@ def test_summary_prints_the_papers_counts() -> None:
     ("arguments", "message"),
     [
         ([], "--shards DIR is missing"),
-        (["--shards", "x", "--preset", "papre"], "'papre' is not one of 'modern', 'paper'"),
+        (["--shards", "x", "--preset", "papre"], "'papre' is not one of 'modern', 'paper', 'kriz"),
         (["--shards", "x", "--width", "wide"], "'wide' is not a valid float"),
+        (["--shards", "x", "--window", "0"], "'0' is neither 'all' nor a number of shards"),
+        (["--shards", "x", "--window", "some"], "'some' is neither 'all' nor a number"),
+        (["--shards", "x", "--stage-bytes", "lots"], "'lots' is no size; write it like 200GB"),
+        (["--shards", "nosuch://x"], "nosuch://x cannot be opened"),
     ],
 )
 def test_a_wrong_call_ends_with_2(arguments: list[str], message: str) -> None:
@@ -65,6 +92,10 @@ def test_a_wrong_call_ends_with_2(arguments: list[str], message: str) -> None:
     [
         (["--shards", "nowhere"], "nowhere"),
         (["--shards", "x", "--epochs", "0"], "--epochs is 0, must be at least 1"),
+        (["--shards", "memory://no", "--stage-dir", "x"], "there is no memory://no/dataset.json"),
+        (["--shards", "x", "--replace-head"], "--replace-head goes with --init-from"),
+        (["--show-preset", "paper", "--set", "epoch=3"], "did you mean 'epochs'?"),
+        (["--summary", "--config", "none.toml"], "--config none.toml cannot be read"),
     ],
 )
 def test_what_cannot_be_done_ends_with_1_and_one_message(
@@ -82,6 +113,16 @@ def test_an_out_that_cannot_be_written_ends_with_1(shard_folder: Path, tmp_path:
     assert result.exit_code == 1 and "cannot be written" in result.output
 
 
+def test_shards_of_a_url_need_a_stage(in_memory: Path, tmp_path: Path) -> None:
+    words = ["--shards", str(in_memory), "--width", "0.03", "--out", str(tmp_path / "run")]
+    result = call(*words)
+    assert result.exit_code == 1 and "--stage-dir DIR" in result.output
+    assert not (tmp_path / "run").exists()
+    result = call(*words, "--stage-dir", str(tmp_path / "stage"), "--stage-bytes", "100kB")
+    assert result.exit_code == 1 and "--stage-bytes is 100.0 kB" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
 def test_it_trains_from_another_folder_as_a_file(shard_folder: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-W", "error", run.__file__, "--shards", str(shard_folder),
@@ -92,4 +133,5 @@ def test_it_trains_from_another_folder_as_a_file(shard_folder: Path, tmp_path: P
     assert "batch 4 (the preset's is 1,024), learning rate 0.005" in result.stdout
     assert "epoch 1/1: train loss" in result.stdout.splitlines()[-1]
     files = {path.name for path in (tmp_path / "runs" / "modern-0").iterdir()}
-    assert files == {"config.json", "metrics.jsonl", "last.safetensors", "best.safetensors"}
+    metrics = {"metrics.jsonl", "metrics.csv"}
+    assert files == {"config.json", "last.safetensors", "best.safetensors"} | metrics

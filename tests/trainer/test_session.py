@@ -46,15 +46,17 @@ def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def assert_same_run(one: Path, other: Path) -> None:
     """Bit-equal weights, statistics and momentum; equal position, schedule and metrics."""
     first, second = last(one), last(other)
-    for ours, theirs in ((first.model, second.model), (first.momentum, second.momentum)):
+    for part in ("model", "momentum", "ema"):
+        ours, theirs = getattr(first, part), getattr(second, part)
         assert ours.keys() == theirs.keys()
         for name, tensor in ours.items():
             assert torch.equal(tensor, theirs[name]), name
     assert first.schedule == second.schedule and first.loader == second.loader
+    assert first.arithmetic == second.arithmetic
     assert timeless(metrics(one)) == timeless(metrics(other))
 
 
-@pytest.fixture(scope="module", params=["modern", "paper"])
+@pytest.fixture(scope="module", params=["modern", "paper", "kriz2012"])
 def undisturbed(
     request: pytest.FixtureRequest, shard_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
@@ -99,6 +101,35 @@ def test_a_run_stopped_anywhere_ends_bit_equal_to_one_undisturbed(
     assert_same_run(tmp_path, whole)
 
 
+EVENTS = (
+    "epochs=3",
+    "drop_epochs=[1]",
+    "lighting_off_epoch=1",
+    'layer_rates=[[1, "conv1", 0.1], [2, "conv1", 0.0]]',
+)
+
+
+def test_rates_lighting_and_frozen_layers_of_2012_survive_a_stop_bit_by_bit(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in each epoch: lit, dark with a slower conv1, and with conv1 frozen."""
+    options: dict[str, Any] = {"preset": "kriz2012", "epochs": None, "settings": EVENTS}
+    assert train(shard_folder, tmp_path / "whole", **options)
+    frozen = {}
+    for num_steps in (2, 4, 3):  # of four an epoch
+        with monkeypatch.context() as patch:
+            stop_after(patch, num_steps)
+            assert not train(shard_folder, tmp_path / "cut", **options)
+        frozen = last(tmp_path / "cut").model
+    assert train(shard_folder, tmp_path / "cut", **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    model = last(tmp_path / "cut").model
+    assert torch.equal(model["conv1.weight"], frozen["conv1.weight"])
+    assert not torch.equal(model["conv2.weight"], frozen["conv2.weight"])
+    rates = [line["learning_rate"] for line in metrics(tmp_path / "cut")]
+    assert rates == pytest.approx([0.01 / 16, 0.001 / 16, 0.001 / 16])
+
+
 def test_a_run_killed_after_an_epoch_drops_the_metrics_past_its_checkpoint(
     undisturbed: tuple[str, Path], shard_folder: Path, tmp_path: Path
 ) -> None:
@@ -124,7 +155,7 @@ def test_metrics_and_checkpoints_of_a_run(undisturbed: tuple[str, Path]) -> None
     checkpoint, best = last(folder), load_checkpoint(folder / "best.safetensors")
     assert checkpoint.config == json.loads((folder / "config.json").read_bytes())
     assert checkpoint.config["preset"]["name"] == preset
-    assert checkpoint.config["preset"]["batch_size"] == 8
+    assert checkpoint.config["preset"]["training"]["batch_size"] == 8
     assert checkpoint.progress["epoch"] == 2
     errors = [line["top1_error"] for line in lines]
     assert best.progress["best_top1_error"] == min(errors)
@@ -144,9 +175,10 @@ def test_a_finished_run_says_so(
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"epochs": 3}, "preset.epochs is 2, asked for 3"),
-        ({"batch_size": 4}, "preset.batch_size is 8, asked for 4"),
+        ({"epochs": 3}, "preset.training.epochs is 2, asked for 3"),
+        ({"batch_size": 4}, "preset.training.batch_size is 8, asked for 4"),
         ({"seed": 1}, "seed is 0, asked for 1"),
+        ({"settings": ("momentum=0.5",)}, "preset.training.momentum is 0.9, asked for 0.5"),
         ({"width": 1 / 16}, "width is 0.03125, asked for 0.0625"),
     ],
 )
@@ -160,6 +192,23 @@ def test_a_folder_of_another_configuration_is_refused_and_kept(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_run_from_staged_shards_is_the_run_from_local_ones(
+    undisturbed: tuple[str, Path], in_memory: Path, tmp_path: Path
+) -> None:
+    preset, folder = undisturbed
+    assert train(in_memory, tmp_path / "run", preset=preset, stage_dir=tmp_path / "stage")
+    assert_same_run(tmp_path / "run", folder)
+    assert len(list((tmp_path / "stage").glob("*-train-*.tar"))) == 5
+    assert list((tmp_path / "stage").glob("*-val-*.tar"))
+
+
+def test_a_window_is_part_of_the_run(shard_folder: Path, tmp_path: Path) -> None:
+    with Session(config(shard_folder, tmp_path, window=2)) as session:
+        assert session.train_feed.state_dict()["window"] == 2
+    with pytest.raises(ValueError, match="window is 2, asked for 'all'"):
+        train(shard_folder, tmp_path)
+
+
 def test_the_mean_in_the_network_is_that_of_the_shards(
     undisturbed: tuple[str, Path], shard_folder: Path
 ) -> None:
@@ -168,7 +217,7 @@ def test_the_mean_in_the_network_is_that_of_the_shards(
     preset, folder = undisturbed
     mean = last(folder).model["normalise.mean"].numpy()
     image = np.load(shard_folder / "mean.npy")
-    expected = image if preset == "paper" else image.mean((0, 1), np.float64)
+    expected = image.mean((0, 1), np.float64) if preset == "modern" else image
     np.testing.assert_allclose(mean, expected, rtol=1e-6)
 
 
@@ -236,10 +285,15 @@ def test_a_truncated_checkpoint_is_refused_by_name(
         train(shard_folder, tmp_path, preset=preset)
 
 
+def loaders_of(session: Session) -> tuple[Loader, Loader]:
+    assert isinstance(session.train_feed, Loader) and isinstance(session.val_feed, Loader)
+    return session.train_feed, session.val_feed
+
+
 def test_both_loaders_feed_as_the_options_say(shard_folder: Path, tmp_path: Path) -> None:
     asked = config(shard_folder, tmp_path, loader_threads=3, prefetch=2, exact=True)
     with Session(asked) as session:
-        for loader in (session.train_loader, session.val_loader):
+        for loader in loaders_of(session):
             assert (loader.settings.num_threads, loader.settings.depth) == (3, 2)
             assert loader.settings.hw_decoder_load == 0 and loader.config.exact
 
@@ -255,13 +309,12 @@ def test_validation_renders_with_what_was_measured_for_training(
 
     monkeypatch.setattr("pipeline.loader.fastest", second)
     with Session(config(shard_folder, tmp_path, loader_threads=4, calibrate=True)) as session:
-        loaders = session.train_loader, session.val_loader
-        assert [loader.settings.num_threads for loader in loaders] == [2, 2]
+        assert [loader.settings.num_threads for loader in loaders_of(session)] == [2, 2]
     assert len(measured) == 1
 
 
 def test_a_checkpoint_tells_its_decoder(shard_folder: Path, tmp_path: Path) -> None:
     train(shard_folder, tmp_path / "run", epochs=1)
-    made_by = load_checkpoint(tmp_path / "run" / "last.safetensors").made_by
-    assert made_by["backend"] in ("dali-cpu", "numpy")
-    assert made_by["hw_decoder_load"] is None  # of a GPU's decoder only
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert checkpoint.made_by["backend"] in ("dali-cpu", "numpy")
+    assert checkpoint.loader["hw_decoder_load"] is None  # of a GPU's decoder only

@@ -13,6 +13,7 @@ from pipeline.draws import draws, lighting_offsets
 from pipeline.images import RAW_HEADER, Pixels
 from pipeline.manifest import Dataset
 from pipeline.moments import Statistics
+from pipeline.open_shards import LocalShards
 from pipeline.order import Rows, order
 from pipeline.reader import Reader
 
@@ -102,10 +103,10 @@ def _render(
         full=full,
         dtype=np.uint8 if full else np.float32,
     )
-    paths = [dataset.folder / shard.name for shard in dataset.split("train").shards]
+    shards = [dataset.folder / shard.name for shard in dataset.split("train").shards]
     header = RAW_HEADER if dataset.encoding == "raw" else b""
     reader = Reader(
-        paths,
+        LocalShards(shards),
         dataset.index("train"),
         header=header,
         max_rows=len(rows),

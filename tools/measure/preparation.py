@@ -22,6 +22,7 @@ from tools.measure.report import build_report
 from tools.measure.rounds import Contestant, Pass, PassError, run_rounds
 from tools.measure.spread import require_repeats
 
+IMAGES_PER_SHARD = 250  # as many tasks as workers can share out evenly, as in a large data set
 BARE, CEILING = "opencv-loop", "decode+encode"
 
 
@@ -90,7 +91,7 @@ class _Ours:
         source = Source(
             root=Path(), format="folders", classes=("all",), splits={"train": self.listing}
         )
-        settings = Settings(images_per_shard=max(1, len(self.listing) // 8))
+        settings = Settings(images_per_shard=IMAGES_PER_SHARD)
         with tempfile.TemporaryDirectory(prefix="fullfeed-benchmark-") as folder:
             started = time.perf_counter()
             try:

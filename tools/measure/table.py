@@ -2,37 +2,15 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from pipeline.atomic import write_whole
 
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """A ValueError inside is what the user asked for: click's usage error, exit code 2."""
-    try:
-        yield
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def publish(report: Mapping[str, Any], json_path: Path | None) -> None:
-    """Prints the table and, last, the report as one line of JSON; writes it to `json_path` too.
-
-    Exits with 1 where nothing could be measured.
-    """
-    click.echo(report_table(report))
-    text = json.dumps(report)
-    if json_path is not None:
-        write_whole(json_path, f"{text}\n".encode())
-    click.echo(text)
-    if not report["results"]:
-        sys.exit(1)
+Contest = TypeVar("Contest")
 
 
 def report_table(report: Mapping[str, Any]) -> str:
@@ -74,3 +52,39 @@ def _cost_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _row(name: str, *values: str) -> str:
     return f"{name:<26}" + "".join(f"{value:>10}" for value in values)
+
+
+def measure(
+    contest_type: Callable[..., Contest],
+    run: Callable[[Contest, Callable[[str], None]], Mapping[str, Any]],
+    options: Mapping[str, Any],
+    json_path: Path | None,
+    table: Callable[[Mapping[str, Any]], str] = report_table,
+) -> None:
+    """Runs the contest that the options ask for and publishes its report.
+
+    A ValueError of the options themselves is a usage error, exit code 2.
+    """
+    try:
+        contest = contest_type(**options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    publish(run(contest, lambda line: click.echo(line, err=True)), json_path, table)
+
+
+def publish(
+    report: Mapping[str, Any],
+    json_path: Path | None,
+    table: Callable[[Mapping[str, Any]], str] = report_table,
+) -> None:
+    """Prints the table and, last, the report as one line of JSON; writes it to `json_path` too.
+
+    Exits with 1 where nothing could be measured.
+    """
+    click.echo(table(report))
+    text = json.dumps(report)
+    if json_path is not None:
+        write_whole(json_path, f"{text}\n".encode())
+    click.echo(text)
+    if not report["results"]:
+        sys.exit(1)

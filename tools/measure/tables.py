@@ -69,6 +69,23 @@ def stages(report: Report) -> str:
     return _markdown(list(shares), [[f"{share:.0%}" for share in shares.values()]])
 
 
+def errors(report: Report) -> str:
+    """Top-1 errors of each recipe: median, least to most, seed by seed; what a run took."""
+    rows = [
+        [
+            result["name"],
+            *_spread(result["top1_error"], ".1%"),
+            ", ".join(f"{run['top1_error']:.1%}" for run in result["runs"]),
+            f"{result['epochs']:,}",
+            f"{result['train_seconds']['median']:.0f} s",
+        ]
+        for result in report["results"]
+    ]
+    return _markdown(
+        ["top-1 error", "median", "least–most", "seed by seed", "epochs", "training"], rows
+    )
+
+
 def machine(report: Report) -> str:
     """On what, with what and when it was measured, in one line."""
     found = report["machine"]
@@ -85,6 +102,7 @@ KINDS: dict[str, Callable[[Report], str]] = {
     "speeds": speeds,
     "ratios": ratios,
     "stages": stages,
+    "errors": errors,
     "machine": machine,
 }
 

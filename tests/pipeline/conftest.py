@@ -1,0 +1,128 @@
+"""Object stores on this machine that tests share: a web server that fails on demand, and S3."""
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.transfer
+
+FAULTS = {  # of a web server, and what a message says of each
+    "refuse": "503",
+    "cut": "ended after|not completed|payload",
+    "stall": "stalled: no byte for",
+    "other bytes": "SHA-256 is",
+    "too long": "more than the|ended after",
+}
+
+
+class WebStore:
+    """A folder as an https-like store: files by name and nothing else, with faults to come.
+
+    faults: name -> what the next requests for it get (keys of FAULTS), in order. num_requests: by
+    name. A stalled request goes on when `go_on` is set.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.faults: defaultdict[str, list[str]] = defaultdict(list)
+        self.num_requests: Counter[str] = Counter()
+        self.stalled, self.go_on = threading.Event(), threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/some/shards"
+
+    def close(self) -> None:
+        self.go_on.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.removeprefix("/some/shards/")
+                store.num_requests[path] += 1
+                faults = store.faults[path]
+                store.answer(self, path, faults.pop(0) if faults else "")
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        return Handler
+
+    def answer(self, request: BaseHTTPRequestHandler, path: str, fault: str) -> None:
+        """Sends the file, or what `fault` makes of it."""
+        file = self.folder / path
+        if fault == "refuse" or not file.is_file():
+            request.send_error(503 if fault else 404)
+            return
+        data = file.read_bytes()
+        half = len(data) // 2
+        if fault == "other bytes":
+            data = data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]
+        if fault == "too long":
+            data += data
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        try:
+            request.wfile.write(data[:half])
+            request.wfile.flush()
+            if fault == "stall":
+                self.stalled.set()
+                self.go_on.wait(600)
+            if fault != "cut":
+                request.wfile.write(data[half:])
+        except OSError:
+            pass  # who asked for it has gone
+
+
+@pytest.fixture
+def web_store(shard_folder: Path) -> Iterator[WebStore]:
+    """`shard_folder` on a web server of this machine."""
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed (fullfeed[https])")
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[https])")
+    store = WebStore(shard_folder)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transfers that give up soon."""
+    monkeypatch.setattr(pipeline.transfer, "FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(pipeline.transfer, "STALL_SECONDS", 0.4)
+
+
+@pytest.fixture
+def s3_server() -> Iterator[dict[str, str]]:
+    """The environment in which s3:// leads to an empty bucket `bucket` on this machine."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed (fullfeed[slow])")
+    boto3: Any = pytest.importorskip("boto3")
+    pytest.importorskip("s3fs", reason="s3fs is not installed (fullfeed[s3])")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield environment
+    server.stop()

@@ -1,0 +1,40 @@
+"""The export command: what it writes, says and refuses."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tools import export, interchange
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(export.main, [str(word) for word in arguments])
+
+
+@pytest.mark.parametrize(
+    "suffix", [pytest.param("onnx", marks=pytest.mark.slow), "safetensors"]
+)
+def test_it_writes_the_file_and_says_what_it_takes(
+    suffix: str, run_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / f"net.{suffix}"
+    result = call(run_folder / "last.safetensors", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {out}" in result.output and "(N, 3, 224, 224)" in result.output
+    assert out.stat().st_size > 100_000
+    assert ("logits of onnxruntime are within" in result.output) == (suffix == "onnx")
+
+
+def test_another_suffix_is_a_usage_error(run_folder: Path, tmp_path: Path) -> None:
+    result = call(run_folder / "last.safetensors", "--out", tmp_path / "net.pt")
+    assert result.exit_code == 2 and "must end with .onnx or .safetensors" in result.output
+
+
+def test_nothing_is_written_where_the_extra_is_missing(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interchange, "EXTRA", ("there_is_no_such_package",))
+    result = call(run_folder / "last.safetensors", "--out", tmp_path / "net.onnx")
+    assert result.exit_code == 1 and "pip install 'fullfeed[export]'" in result.output
+    assert list(tmp_path.iterdir()) == []

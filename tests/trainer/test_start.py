@@ -1,0 +1,164 @@
+"""What a run starts from: drawn weights, or those of another run, and what does not fit."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.manifest import open_dataset
+from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trainer.config import RunConfig, describe, differences
+from trainer.model import AlexNet
+from trainer.optimizer import learning_rates
+from trainer.override import override
+from trainer.presets import KRIZ2012
+from trainer.session import Session
+from trainer.start import load_pretrained
+
+CLASSES = ("bee", "cat", "dog")
+STAR = override(KRIZ2012, {"conv6": 256})
+
+
+def star(num_classes: int = 3, seed: int = 0, **changes: Any) -> AlexNet:
+    model = AlexNet(override(STAR, changes), num_classes, 1 / 32)
+    model.initialise(seed)
+    return model
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The checkpoint of a network with a sixth convolution and a mean of its own."""
+    model = star(seed=1)
+    model.normalise.mean.fill_(99.0)
+    config = {"preset": STAR.to_dict(), "width": 1 / 32, "classes": list(CLASSES)}
+    checkpoint = Checkpoint(
+        model=model.state_dict(), momentum={}, config=config, progress={}, schedule={},
+        loader={}, made_by={},
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "pre.safetensors", checkpoint)
+    return tmp_path / "pre.safetensors"
+
+
+def test_weights_and_mean_are_those_of_the_checkpoint(path: Path) -> None:
+    model = star()
+    load_pretrained(model, path, CLASSES, replace_head=False)
+    expected = load_checkpoint(path).model
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_that_averaged_gives_the_averaged_weights(path: Path) -> None:
+    saved = load_checkpoint(path)
+    average = {name: tensor / 2 for name, tensor in saved.model.items()}
+    save_checkpoint(path, dataclasses.replace(saved, ema=average))
+    model = star()
+    load_pretrained(model, path, CLASSES, replace_head=False)
+    assert torch.equal(model.fc6.weight, saved.model["fc6.weight"] / 2)
+
+
+@pytest.mark.parametrize("num_classes", [3, 7])
+def test_a_replaced_head_is_the_one_drawn_for_the_new_classes(
+    num_classes: int, path: Path
+) -> None:
+    model, drawn = star(num_classes), star(num_classes).state_dict()
+    load_pretrained(model, path, tuple("abcdefg"[:num_classes]), replace_head=True)
+    expected = load_checkpoint(path).model
+    for name, value in model.state_dict().items():
+        source = drawn if name.startswith("fc8.") else expected
+        assert torch.equal(value, source[name]), name
+    assert not torch.equal(model.fc7.weight, drawn["fc7.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"conv6": 0}, "network.conv6 is 256, asked for 0"),
+        ({"activation": "tanh"}, "network.activation is 'relu', asked for 'tanh'"),
+        ({"map_norm_px": 0}, "network.map_norm_px is 5, asked for 0"),
+        ({"mean": "channel"}, "augmentation.mean is 'image-centre', asked for 'channel'"),
+        ({"columns": 1, "pool_px": 2}, "columns is 2, .*; network.pool_px is 3, asked"),
+    ],
+)
+def test_a_checkpoint_of_another_variant_is_refused_by_what_differs(
+    changes: dict[str, Any], difference: str, path: Path
+) -> None:
+    for replace_head in (False, True):
+        message = f"pre.safetensors is another network: .*{difference}"
+        with pytest.raises(ValueError, match=message):
+            load_pretrained(star(**changes), path, CLASSES, replace_head=replace_head)
+
+
+def test_a_checkpoint_of_another_width_is_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="width is 0.03125, asked for 0.0625"):
+        load_pretrained(AlexNet(STAR, 3, 1 / 16), path, CLASSES, replace_head=True)
+
+
+def test_how_weights_were_drawn_does_not_matter_to_weights_that_are_loaded(path: Path) -> None:
+    load_pretrained(star(init_std=0.02, ones_biases=False), path, CLASSES, replace_head=False)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("bee", "cat"), r"classes are 3 \(bee, cat, dog\), asked for 2 \(bee, cat\)"),
+        (("bee", "cow", "dog"), r"asked for 3 \(bee, cow, dog\)"),
+    ],
+)
+def test_other_classes_are_refused_with_the_option_that_takes_them(
+    classes: tuple[str, ...], message: str, path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"{message}. Give --replace-head"):
+        load_pretrained(star(len(classes)), path, classes, replace_head=False)
+
+
+def test_pre_training_then_fine_tuning(shard_folder: Path, tmp_path: Path) -> None:
+    """The example file on tiny shards: rates per layer, a new head, the old weights elsewhere."""
+    small: dict[str, Any] = {
+        "shards": shard_folder, "preset": "kriz2012", "batch_size": 8, "width": 1 / 32,
+        "backend": "numpy", "device": "cpu",
+    }  # fmt: skip
+    first = RunConfig(**small, out=tmp_path / "first", epochs=1, settings=("conv6=256",))
+    with Session(first) as session:
+        assert session.run()
+    tuning = RunConfig(
+        **small,
+        out=tmp_path / "tuned",
+        config_file=Path(__file__).parents[2] / "docs/recipes/fine-tune.toml",
+        init_from=tmp_path / "first" / "last.safetensors",
+        replace_head=True,
+        epochs=2,
+    )
+    with Session(tuning) as session:
+        before = {k: v.clone() for k, v in session.model.state_dict().items()}
+        session._run_epoch(lambda: False)
+        rates = learning_rates(session.trainer.optimizer)
+    pre = load_checkpoint(tmp_path / "first" / "last.safetensors").model
+    assert all(torch.equal(before[k], pre[k]) != k.startswith("fc8.") for k in before)
+    base = 0.001 * 8 / 128
+    expected = {"matrices": 1, "conv1.matrices": 0.1, "fc8.matrices": 10}
+    expected |= {name.replace("matrices", "vectors"): 2 * f for name, f in expected.items()}
+    assert rates == pytest.approx({name: base * factor for name, factor in expected.items()})
+    with Session(tuning) as session:
+        assert session.epoch == 1 and session.run()
+    damaged = tmp_path / "first" / "best.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:999])
+    other = dataclasses.replace(tuning, init_from=damaged)
+    with pytest.raises(ValueError, match="best.safetensors is no whole safetensors file"):
+        Session(other)
+
+
+def test_a_run_that_started_from_other_weights_is_another_run(
+    path: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    dataset = open_dataset(shard_folder)
+    config = RunConfig(shards=shard_folder, init_from=path)
+    first = describe(config, STAR, dataset)
+    path.write_bytes(path.read_bytes() + b" ")
+    changed = differences(first, describe(config, STAR, dataset))
+    assert len(changed) == 1 and changed[0].startswith("init_from.sha256 is '")
+    drawn = describe(dataclasses.replace(config, init_from=None), STAR, dataset)
+    assert "init_from" not in drawn
+    with pytest.raises(ValueError, match="--init-from .*none cannot be read: No such file"):
+        describe(dataclasses.replace(config, init_from=tmp_path / "none"), STAR, dataset)

@@ -1,0 +1,69 @@
+"""A training as it is measured, and this project's own."""
+
+import io
+import json
+import tempfile
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from trainer.config import RunConfig
+from trainer.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished training: what it cost and what is left wrong; errors are fractions, 0..1."""
+
+    epoch_seconds: tuple[float, ...]  # of training, validation aside
+    num_images: int  # trained on
+    top1_error: float  # of the centre crop, after the last epoch
+    top5_error: float
+
+    @property
+    def seconds(self) -> float:
+        """Of training, all epochs."""
+        return sum(self.epoch_seconds)
+
+
+class Recipe(Protocol):
+    """What is compared."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+
+    def run(self, num_epochs: int, seed: int) -> Run:
+        """Trains a fresh network and evaluates it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OurRecipe:
+    """A preset of this project, as `trainer/run.py` trains it."""
+
+    shards: Path
+    width: float
+    device: str
+    name: str = "modern"
+
+    def run(self, num_epochs: int, seed: int) -> Run:
+        """Trains in a run folder that is thrown away; its lines per epoch are not shown."""
+        with tempfile.TemporaryDirectory(prefix="fullfeed-recipe-") as folder:
+            config = RunConfig(
+                shards=self.shards, preset=self.name, epochs=num_epochs, width=self.width,
+                device=self.device, seed=seed, out=Path(folder),
+            )  # fmt: skip
+            with redirect_stdout(io.StringIO()), Session(config) as session:
+                if not session.run():
+                    raise KeyboardInterrupt
+            lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+        epochs = [json.loads(line) for line in lines]
+        return Run(
+            epoch_seconds=tuple(epoch["train_seconds"] for epoch in epochs),
+            num_images=round(
+                sum(epoch["train_seconds"] * epoch["images_per_second"] for epoch in epochs)
+            ),
+            top1_error=epochs[-1]["top1_error"],
+            top5_error=epochs[-1]["top5_error"],
+        )

@@ -1,0 +1,34 @@
+"""A batch in parts that are small enough for the memory of the machine."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from pipeline.loader import Batch
+
+Masks = tuple[Tensor | None, Tensor | None]
+
+
+def micro_batches(
+    batch: Batch, masks: Masks, micro_batch: int | None
+) -> Iterator[tuple[Batch, Masks, float]]:
+    """The batch in parts of `micro_batch` images (the last may be smaller), each with its masks.
+
+    masks: of dropout, (batch, hidden) each, drawn for the whole batch, so that a part has the
+    rows it would have had in it. The third value is the part's share of the batch: the parts'
+    mean losses times their shares add up to the batch's mean loss, and so do their gradients.
+    None: the batch is one part.
+    """
+    num_images = len(batch.labels)
+    size = micro_batch or num_images
+    for first in range(0, num_images, size):
+        part = slice(first, first + size)
+        images = Batch(
+            images=batch.images[part],
+            labels=batch.labels[part],
+            ids=batch.ids[part],
+            crop=batch.crop[part],
+        )
+        own = tuple(None if mask is None else mask[part] for mask in masks)
+        assert len(own) == 2
+        yield images, own, len(images.labels) / num_images

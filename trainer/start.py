@@ -1,0 +1,76 @@
+"""A network at its first step: its weights drawn, or those of another run (paper §6.1, CNN*)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.moments import Statistics
+from trainer.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_tensors,
+    network_differences,
+)
+from trainer.config import RunConfig, differences
+from trainer.model import AlexNet
+from trainer.preset import Preset
+
+HEAD = "fc8."
+
+
+def build_model(
+    preset: Preset, classes: tuple[str, ...], config: RunConfig, statistics: Statistics
+) -> AlexNet:
+    """The network with the initial weights of the seed and the normalisation of the shards.
+
+    With --init-from both come from that checkpoint.
+    """
+    model = AlexNet(preset, len(classes), config.width)
+    model.initialise(config.seed)
+    channel = preset.augmentation.mean == "channel"
+    mean = statistics.mean if channel else statistics.mean_image
+    model.normalise.fill(_tensor(mean), _tensor(statistics.std))
+    if config.init_from is not None:
+        load_pretrained(model, config.init_from, classes, replace_head=config.replace_head)
+    return model
+
+
+def _tensor(values: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def load_pretrained(
+    model: AlexNet, path: Path, classes: tuple[str, ...], *, replace_head: bool
+) -> None:
+    """Copies a checkpoint's weights and normalisation into a network that was just initialised.
+
+    The averaged weights where the other run kept them. With `replace_head` the last layer, and so
+    the classes, stay the network's own. ValueError naming what differs where the checkpoint is of
+    another network, mean, width or classes.
+    """
+    checkpoint = load_checkpoint(path)
+    if different := network_differences(checkpoint, model, new_head=True):
+        raise ValueError(
+            f"--init-from {path} is another network: {'; '.join(different)}. Ask for the same "
+            f"with --preset, --config, --set and --width"
+        )
+    tensors = dict(checkpoint.tested)
+    if not replace_head:
+        _require_classes(checkpoint, classes, path)
+    else:
+        state = model.state_dict()
+        tensors |= {name: value for name, value in state.items() if name.startswith(HEAD)}
+    load_tensors(model, tensors)
+
+
+def _require_classes(checkpoint: Checkpoint, classes: tuple[str, ...], path: Path) -> None:
+    own = tuple(checkpoint.config["classes"])
+    if own != classes:
+        difference = "; ".join(differences({"classes": list(own)}, {"classes": list(classes)}))
+        raise ValueError(
+            f"--init-from {path} knows other classes: {difference}. Give --replace-head to start "
+            f"with a new last layer, or take shards of the same classes"
+        )
