@@ -201,8 +201,10 @@ class DaliBackend:
         floats = fn.reinterpret(numbers[0], dtype=types.FLOAT)
         x, y = (floats[i] for i in range(POSITION.start, POSITION.stop))
         window = {"crop": (CROP_PX, CROP_PX), "crop_pos_x": x, "crop_pos_y": y}
+        pixels, left = (images, window) if self._raw else (self._pixels(images, window), {})
         return fn.crop_mirror_normalize(
-            self._pixels(images, window),
+            pixels,
+            **left,  # of raw images: nothing is copied to cut it out
             mirror=numbers[0][FLIP],
             mean=floats[OFFSET],  # minus the lighting
             std=[1.0, 1.0, 1.0],
@@ -213,7 +215,7 @@ class DaliBackend:
     def _pixels(self, images: Any, window: dict[str, Any]) -> Any:
         """The images, or the windows of them, uint8 HWC."""
         if self._raw:
-            return fn.crop(images, **window) if window else fn.copy(images)
+            return fn.copy(images)
         decoder = fn.decoders.image_crop if window else fn.decoders.image
         if self._settings.device is None:
             return decoder(images, device="cpu", output_type=types.RGB, **window)
