@@ -1,5 +1,6 @@
 """Order, draws, reader and backend as one iterator of torch batches, cut and resumed anywhere."""
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,10 +92,11 @@ class Loader:
         shard_sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
         self._steps = Steps(config, index, shard_sizes, statistics)
         self._ahead: Ahead[_Prepared] = Ahead("fullfeed-prepare")
-        if config.calibrate:
-            self._calibrate()
+        self._process = os.getpid()
         self._epoch, self._step = 0, 0
         self._iterator: Iterator[Batch] | None = None
+        if config.calibrate:
+            self._calibrate()
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
@@ -122,6 +124,8 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Moves to the beginning of `epoch`, unless the loader is in it already."""
+        if epoch < 0:
+            raise ValueError(f"epoch must be at least 0, not {epoch}")
         if epoch != self._epoch:
             self._stop()
             self._epoch, self._step = epoch, 0
@@ -172,14 +176,20 @@ class Loader:
                 f"cannot resume exactly: hw_decoder_load is {state['hw_decoder_load']} in the "
                 "saved state, so its pixels cannot be had again; resume without --exact"
             )
-        epoch, step = state["epoch"], state["step"]
-        if not (epoch >= 0 and 0 <= step <= len(self)):
+        epoch, step = state.get("epoch"), state.get("step")
+        whole = isinstance(epoch, int) and isinstance(step, int)
+        if not (whole and epoch >= 0 and 0 <= step <= len(self)):
             raise ValueError(f"cannot resume: no step {step} of epoch {epoch}, of {len(self)}")
         self._stop()
         self._epoch, self._step = epoch, step
 
     def __iter__(self) -> Iterator[Batch]:
         """The remaining batches of this epoch."""
+        if os.getpid() != self._process:
+            raise ValueError(
+                "this loader was opened by another process, and its threads were not forked with "
+                "it: open one in each process, by the same LoaderConfig"
+            )
         self._stop()
         self._iterator = self._batches()
         return self._iterator
@@ -238,14 +248,19 @@ class Loader:
 
     def _prepare(self, epoch: int, number: int, first: bool) -> "_Prepared":
         """Begins to read a step; done ahead by a thread. first: of those to come."""
-        if first and self._stage is not None:
-            left = self._steps.rows_left(epoch, number)
-            self._stage.begin(self._index["shard"][left], self.config.batch_size, number)
+        if first:
+            self._stage_from(epoch, number)
         step = self._steps.step(epoch, number)
         work = self._begin(step)
         if work is None:
             return _Prepared(step, None, None)
         return _Prepared(step, work.encoded, self._renderer.prepare(work))
+
+    def _stage_from(self, epoch: int, number: int) -> None:
+        """Has what the rest of an epoch reads brought to the stage, where there is one."""
+        if self._stage is not None:
+            left = self._steps.rows_left(epoch, number)
+            self._stage.begin(self._index["shard"][left], self.config.batch_size, number)
 
     def _begin(self, step: Step) -> Work | None:
         """Begins to read a step; None where it has no images."""
@@ -294,6 +309,8 @@ class Loader:
             return self._renderer.take()
         except (RuntimeError, ValueError) as error:  # DALI's names no sample
             assert prepared.encoded is not None
+            if self.dataset.encoding == "raw":  # nothing is decoded: it has another cause
+                raise
             if (found := find_undecodable(prepared.encoded)) is None:
                 raise
             number, reason = found
@@ -351,16 +368,20 @@ class Loader:
 
     def _calibrate(self) -> None:
         """Opens the renderer again with the fastest threads and decoder load."""
-        work = self._begin(self._steps.step(0, 0))
-        if work is None:
-            return
-        self._reader.take()
-        self._renderer.close()
-        choices = alternatives(self._settings, exact=self.config.exact)
-        open_one = partial(open_backend, self.backend)
-        self._settings = fastest(choices, open_one, work, self._handover.settle)
-        self._renderer = self._driven(open_one(self._settings))
-        self._reader.clear()
+        try:
+            self._stage_from(0, 0)
+            work = self._begin(self._steps.step(0, 0))
+            if work is not None:
+                self._reader.take()
+                self._renderer.close()
+                choices = alternatives(self._settings, exact=self.config.exact)
+                open_one = partial(open_backend, self.backend)
+                self._settings = fastest(choices, open_one, work, self._handover.settle)
+                self._renderer = self._driven(open_one(self._settings))
+            self._stop()
+        except BaseException:
+            self.close()
+            raise
 
     def _open_reader(self, index: Index) -> Reader:
         config = self.config

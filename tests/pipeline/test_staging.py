@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 import pipeline.staging
 import pipeline.transfer
+from pipeline.calibrate import fastest
 from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.locations import location
 from pipeline.manifest import open_dataset
@@ -111,6 +113,15 @@ def test_raw_shards_are_staged_as_well(
 ) -> None:
     expected = [kept(batch) for batch in opened(raw_shard_folder)]
     loader = opened(raw_shard_folder, stage_dir=tmp_path / "stage")
+    assert [kept(batch) for batch in loader] == expected
+
+
+def test_a_calibration_has_its_shards_staged_too(
+    shard_folder: Path, tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.loader.fastest", partial(fastest, max_seconds=0.0))
+    expected = [kept(batch) for batch in opened(shard_folder)]
+    loader = opened(shard_folder, stage_dir=tmp_path / "stage", calibrate=True, threads=2)
     assert [kept(batch) for batch in loader] == expected
 
 
