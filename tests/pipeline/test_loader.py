@@ -282,7 +282,7 @@ def test_threads_and_prefetch_change_no_bit(
 def test_calibrated_loaders_deliver_the_same_with_threads_of_their_choice(
     shard_folder: Path, backend: str, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.loader.fastest", partial(fastest, max_seconds=0.0))
+    monkeypatch.setattr("pipeline.renderer.fastest", partial(fastest, max_seconds=0.0))
     expected = [kept(batch) for batch in opened(shard_folder)]
     loader = opened(shard_folder, backend=backend, calibrate=True, threads=4)
     assert loader.settings.num_threads in (4, 2)

@@ -119,7 +119,7 @@ def test_raw_shards_are_staged_as_well(
 def test_a_calibration_has_its_shards_staged_too(
     shard_folder: Path, tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.loader.fastest", partial(fastest, max_seconds=0.0))
+    monkeypatch.setattr("pipeline.renderer.fastest", partial(fastest, max_seconds=0.0))
     expected = [kept(batch) for batch in opened(shard_folder)]
     loader = opened(shard_folder, stage_dir=tmp_path / "stage", calibrate=True, threads=2)
     assert [kept(batch) for batch in loader] == expected
