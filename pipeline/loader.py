@@ -65,13 +65,13 @@ class Loader:
         self.dataset = open_dataset(config.shards)
         self._fingerprint = self.dataset.fingerprint(config.split)
         self._index = index = self.dataset.index(config.split)
-        if config.training:
-            check_window(index, config.window, f"{config.shards}, {config.split}")
         if config.training and config.batch_size > len(index):
             raise ValueError(
                 f"batch size {config.batch_size} is over the {len(index)} images of "
                 f"{config.split}: not one whole batch; use a smaller one"
             )
+        if config.training:
+            check_window(index, config.window, f"{config.shards}, {config.split}")
         self._handover = handover = Handover(config.device)
         self._clock = WaitClock(handover.device)
         statistics = self._read_statistics()

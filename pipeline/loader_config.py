@@ -59,6 +59,12 @@ class LoaderConfig:
     stage_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        for name, folder in (("shards", self.shards), ("stage_dir", self.stage_dir)):
+            if isinstance(folder, str):
+                raise ValueError(
+                    f"{name} must be a path, not a str: Path({folder!r}), or where it is a URL "
+                    f"pipeline.locations.location({folder!r})"
+                )
         at_least_one = {
             "batch size": self.batch_size,
             "prefetch": self.prefetch,

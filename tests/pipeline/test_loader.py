@@ -572,6 +572,21 @@ def test_a_batch_over_the_whole_split_is_refused(shard_folder: Path, opened: Ope
         opened(shard_folder, batch_size=40)
 
 
+@pytest.mark.parametrize("window", ["all", 2])
+def test_a_split_without_images_is_refused_to_train_on_and_validated_in_no_step(
+    shard_copy: Path, opened: Open, window: Window
+) -> None:
+    dataset = open_dataset(shard_copy)
+    index_sha256 = write_index(shard_copy, "train", dataset.index("train")[:0])
+    empty = dataclasses.replace(
+        dataset.split("train"), shards=(), written=0, index_sha256=index_sha256
+    )
+    write_dataset(dataclasses.replace(dataset, splits={"train": empty}))
+    with pytest.raises(ValueError, match="over the 0 images of train"):
+        opened(shard_copy, window=window)
+    assert list(opened(shard_copy, training=False)) == []
+
+
 def test_training_without_pca_is_refused_with_the_command(shard_copy: Path, opened: Open) -> None:
     (shard_copy / PCA_NAME).unlink()
     with pytest.raises(ValueError, match=r"has no pca.json.*run: tools/compute_pca.py"):
