@@ -1,6 +1,7 @@
 """Order, draws, reader and backend as one iterator of torch batches, cut and resumed anywhere."""
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ class Loader:
         self._renderer = Renderer(config, self.dataset.encoding, handover)
         self._depth = config.prefetch + READ_AHEAD  # steps begun at a time
         self._stage = self._open_stage()
+        if self._stage is not None:  # one never closed would keep its shards from being evicted
+            weakref.finalize(self, self._stage.leave)
         self._reader = self._open_reader(index)
         shard_sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
         self._steps = Steps(config, index, shard_sizes, statistics)

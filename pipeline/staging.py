@@ -123,13 +123,17 @@ class Stage:
 
     def close(self) -> None:
         """Ends the transfers under way and the threads; their partial files are removed."""
-        self.interrupt()
-        self._closing.set()
-        self._wake.set()
+        self.leave()
         if self._thread is not None:
             self._thread.join()
         for transfer in list(self._transfers.values()):
             transfer.join()
+
+    def leave(self) -> None:
+        """Has all that `close` ends end by itself, and waits for nothing."""
+        self.interrupt()
+        self._closing.set()
+        self._wake.set()
 
     def _run(self) -> None:
         """Claims what is wanted, whenever that changes or others may have changed the folder."""

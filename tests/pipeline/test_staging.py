@@ -1,6 +1,7 @@
 """Staged shards give the batches that local ones give, and never take more than their bound."""
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -20,9 +21,9 @@ import pipeline.transfer
 from pipeline.calibrate import fastest
 from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.locations import location
-from pipeline.manifest import open_dataset
+from pipeline.manifest import Shard, open_dataset
 from pipeline.order import order
-from pipeline.stage_folder import StageFolder
+from pipeline.stage_folder import NoRoom, StageFolder
 from pipeline.staging import Stage
 from tests.conftest import compute_statistics, flip_byte, prepare_here
 from tests.pipeline.conftest import FAULTS, WebStore
@@ -497,6 +498,29 @@ def test_closed_in_mid_download_nothing_hangs_and_nothing_is_left(
     assert list(stage.glob("*.part")) == []
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not {name for name in left if name.startswith("fullfeed")}
+
+
+def test_a_loader_that_was_only_forgotten_lets_go_of_its_shards(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    stage = tmp_path / "stage"
+    loader = Loader(
+        LoaderConfig(shards=shard_folder, batch_size=4, backend="numpy", stage_dir=stage)
+    )
+    next(iter(loader))
+    thread = next(t for t in threading.enumerate() if t.name == "fullfeed-stage")
+    del loader
+    gc.collect()
+    thread.join(30)
+    assert not thread.is_alive()
+    folder = StageFolder(stage, 1)
+    for _ in range(300):  # until threads that still read from a shard have ended
+        try:
+            folder.claim(Shard(name="other.tar", bytes=1, samples=1, sha256="0" * 64))
+            break
+        except NoRoom:
+            time.sleep(0.1)
+    assert not list(stage.glob("*train-*.tar"))  # evicted: nobody holds them
 
 
 def test_a_program_that_never_closes_its_loader_ends_all_the_same(
