@@ -239,7 +239,10 @@ class Stage:
                 f"not fit: free some of it, or give a smaller --stage-bytes than "
                 f"{show_bytes(self._folder.max_bytes)}"
             )
-        return f"shard {shard.name} cannot be brought from {url}: {error.strerror or error}"
+        said = str(error.strerror or error)
+        if error.filename is not None and str(error.filename) != str(url):
+            said = f"{error.filename}: {said}"  # of --stage-dir
+        return f"shard {shard.name} cannot be brought from {url}: {said}"
 
     def _require_patience(self, number: int, started: float) -> None:
         if self._full_since is None:

@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -439,6 +440,16 @@ def test_a_staged_shard_damaged_on_its_disk_is_named_with_the_mend(
     path.unlink()
     loader.load_state_dict({**loader.state_dict(), "epoch": 0, "step": 0})
     assert sum(len(batch.ids) for batch in loader) == 36
+
+
+def test_a_stage_folder_that_goes_is_named(
+    shard_folder: Path, tmp_path: Path, opened: Open
+) -> None:
+    stage = tmp_path / "stage"
+    loader = opened(shard_folder, stage_dir=stage)
+    shutil.rmtree(stage)
+    with pytest.raises(ValueError, match=rf"train-00000\d.tar cannot be brought .*: {stage}/"):
+        list(loader)
 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_no_partial_file(
