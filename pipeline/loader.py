@@ -77,6 +77,7 @@ class Loader:
         self._clock = WaitClock(handover.device)
         statistics = self._read_statistics()
         self._renderer = Renderer(config, self.dataset.encoding, handover)
+        self.backend = self._renderer.name
         self._depth = config.prefetch + READ_AHEAD  # steps begun at a time
         self._stage = self._open_stage()
         if self._stage is not None:  # one never closed would keep its shards from being evicted
@@ -122,11 +123,6 @@ class Loader:
         if epoch != self._epoch:
             self._stop()
             self._epoch, self._step = epoch, 0
-
-    @property
-    def backend(self) -> str:
-        """The name of what renders: dali-gpu, dali-cpu or numpy."""
-        return self._renderer.name
 
     @property
     def settings(self) -> RenderSettings:

@@ -165,8 +165,9 @@ class LoaderConfig:
                 "saved state, so its pixels cannot be had again; resume without --exact"
             )
         epoch, step = state.get("epoch"), state.get("step")
-        whole = isinstance(epoch, int) and isinstance(step, int)
-        if not (whole and epoch >= 0 and 0 <= step <= num_steps):
+        if not (isinstance(epoch, int) and isinstance(step, int)) or not (
+            epoch >= 0 and 0 <= step <= num_steps
+        ):
             raise ValueError(f"cannot resume: no step {step} of epoch {epoch}, of {num_steps}")
         return epoch, step
 
