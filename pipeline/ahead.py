@@ -20,7 +20,6 @@ class Ahead(Generic[Result]):
     def __init__(self, name: str) -> None:
         self._asked: SimpleQueue[Any] = SimpleQueue()
         self._done: SimpleQueue[Any] = SimpleQueue()
-        self._open = 0  # asked for and not taken yet
         # The thread holds the queues only: whoever owns this object can be collected unclosed.
         self._thread = threading.Thread(
             target=_make_calls, args=(self._asked, self._done), name=name, daemon=True
@@ -35,14 +34,11 @@ class Ahead(Generic[Result]):
 
     def ask(self, call: Callable[..., Result], *arguments: object) -> None:
         """Has the call made, after all that were asked for before it."""
-        self._open += 1
         self._asked.put((call, arguments))
 
     def take(self) -> Result:
         """The result of the oldest call not taken yet; waits for it, raises what it raised."""
-        assert self._open
         result, error = self._done.get()
-        self._open -= 1  # after it: an interrupt (Ctrl-C) while waiting leaves it to clear()
         if error is not None:
             raise error
         taken: Result = result
@@ -50,13 +46,16 @@ class Ahead(Generic[Result]):
 
     def clear(self) -> None:
         """Forgets all that was asked for; no call is being made when this returns."""
+        if not self._thread.is_alive():
+            return  # closed
         with suppress(Empty):
             while True:
                 self._asked.get_nowait()
-                self._open -= 1
-        while self._open:
-            self._done.get()
-            self._open -= 1
+        # Not by counting: an interrupt (Ctrl-C) in ask() or take() would leave the count wrong.
+        mark = object()
+        self._asked.put((lambda: mark, ()))
+        while self._done.get()[0] is not mark:
+            pass
 
     def close(self) -> None:
         """Ends the thread; closing twice is harmless."""

@@ -161,7 +161,7 @@ def _check_ids(
 ) -> tuple[int, list[str]]:
     """How many samples are missing (num_left should be), and what is wrong."""
     ids = np.concatenate([np.empty(0, np.int64), *(part.ids for part in parts)])
-    bound = int(sample_ids.max()) + 1
+    bound = int(sample_ids.max(initial=-1)) + 1
     is_known = np.zeros(bound, bool)
     is_known[sample_ids] = True
     within = (ids >= 0) & (ids < bound)

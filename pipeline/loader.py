@@ -1,9 +1,10 @@
 """Order, draws, reader and backend as one iterator of torch batches, cut and resumed anywhere."""
 
+import os
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,12 +12,9 @@ import numpy as np
 import torch
 
 from pipeline.ahead import Ahead
-from pipeline.backends import Backend, RenderSettings, Work, open_backend, open_first
-from pipeline.calibrate import alternatives, fastest
+from pipeline.backends import RenderSettings, Work
 from pipeline.class_mix import check_window
 from pipeline.copies import pinned_empty
-from pipeline.cores import cores_of_rank
-from pipeline.driver import Driver
 from pipeline.handover import Handover
 from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
@@ -25,6 +23,7 @@ from pipeline.moments import Statistics, read_statistics
 from pipeline.open_shards import LocalShards
 from pipeline.reader import Reader, StepBytes
 from pipeline.reference import find_undecodable
+from pipeline.renderer import Renderer
 from pipeline.shards import Index, shard_stem
 from pipeline.stage_folder import StageFolder
 from pipeline.staging import Stage
@@ -65,36 +64,33 @@ class Loader:
     def __init__(self, config: LoaderConfig) -> None:
         self.config = config
         self.dataset = open_dataset(config.shards)
+        self._fingerprint = self.dataset.fingerprint(config.split)
         self._index = index = self.dataset.index(config.split)
-        if config.training:
-            check_window(index, config.window, f"{config.shards}, {config.split}")
         if config.training and config.batch_size > len(index):
             raise ValueError(
                 f"batch size {config.batch_size} is over the {len(index)} images of "
                 f"{config.split}: not one whole batch; use a smaller one"
             )
-        self._handover = Handover(config.device)
-        self._clock = WaitClock(self._handover.device)
+        if config.training:
+            check_window(index, config.window, f"{config.shards}, {config.split}")
+        self._handover = handover = Handover(config.device)
+        self._clock = WaitClock(handover.device)
         statistics = self._read_statistics()
-        opened = open_first(
-            config.backend,
-            self._settings_of,
-            on_gpu=self._handover.on_gpu,
-            encoding=self.dataset.encoding,
-        )
-        self.backend, self.backend_reason = opened.name, opened.reason
-        self._settings = opened.settings
-        self._renderer = self._driven(opened.backend)
+        self._renderer = Renderer(config, self.dataset.encoding, handover)
+        self.backend = self._renderer.name
         self._depth = config.prefetch + READ_AHEAD  # steps begun at a time
         self._stage = self._open_stage()
+        if self._stage is not None:  # one never closed would keep its shards from being evicted
+            weakref.finalize(self, self._stage.leave)
         self._reader = self._open_reader(index)
         shard_sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
         self._steps = Steps(config, index, shard_sizes, statistics)
         self._ahead: Ahead[_Prepared] = Ahead("fullfeed-prepare")
-        if config.calibrate:
-            self._calibrate()
+        self._process = os.getpid()
         self._epoch, self._step = 0, 0
         self._iterator: Iterator[Batch] | None = None
+        if config.calibrate:
+            self._calibrate()
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
@@ -122,6 +118,8 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Moves to the beginning of `epoch`, unless the loader is in it already."""
+        if epoch < 0:
+            raise ValueError(f"epoch must be at least 0, not {epoch}")
         if epoch != self._epoch:
             self._stop()
             self._epoch, self._step = epoch, 0
@@ -129,57 +127,38 @@ class Loader:
     @property
     def settings(self) -> RenderSettings:
         """What the backend was opened with."""
-        return self._settings
-
-    @property
-    def hw_decoder_load(self) -> float | None:
-        """The share of images a GPU's JPEG engine decodes, 0..1; None with another decoder."""
-        decodes = self.backend == "dali-gpu" and self.dataset.encoding == "jpeg"
-        return self._settings.hw_decoder_load if decodes else None
+        return self._renderer.settings
 
     @property
     def description(self) -> str:
         """The backend, why it was chosen, its threads and its decoder's load, for a person."""
-        threads = self._settings.num_threads
-        threads_told = "1 thread" if threads == 1 else f"{threads} threads"
-        parts = [f"{self.backend} ({self.backend_reason})", threads_told]
-        if self.hw_decoder_load is not None:
-            parts.append(f"hw_decoder_load {self.hw_decoder_load}")
-        return ", ".join(parts)
+        return self._renderer.description
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch and what it depends on; JSON-able.
 
         hw_decoder_load only tells how the pixels came about; exact loaders alone compare it.
         """
-        told = {"hw_decoder_load": self.hw_decoder_load}
-        return {**self._fixed_state, "epoch": self._epoch, "step": self._step, **told}
+        fixed = self.config.fixed_state(self._fingerprint)
+        told = {"hw_decoder_load": self._renderer.hw_decoder_load}
+        return {**fixed, "epoch": self._epoch, "step": self._step, **told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state`, which may come from other ranks, threads or backends.
 
-        ValueError naming what differs: other shards, global batch, seed, order or augmentation; or
-        where this loader is to be exact and the one of the state was not.
+        ValueError naming what differs: see LoaderConfig.position.
         """
-        for name, here in self._fixed_state.items():
-            if state.get(name) != here:
-                raise ValueError(
-                    f"cannot resume: {name} is {state.get(name)} in the saved state and {here} "
-                    "here; the batches would not be the same"
-                )
-        if self.config.exact and state.get("hw_decoder_load"):
-            raise ValueError(
-                f"cannot resume exactly: hw_decoder_load is {state['hw_decoder_load']} in the "
-                "saved state, so its pixels cannot be had again; resume without --exact"
-            )
-        epoch, step = state["epoch"], state["step"]
-        if not (epoch >= 0 and 0 <= step <= len(self)):
-            raise ValueError(f"cannot resume: no step {step} of epoch {epoch}, of {len(self)}")
+        epoch, step = self.config.position(state, self._fingerprint, len(self))
         self._stop()
         self._epoch, self._step = epoch, step
 
     def __iter__(self) -> Iterator[Batch]:
         """The remaining batches of this epoch."""
+        if os.getpid() != self._process:
+            raise ValueError(
+                "this loader was opened by another process, and its threads were not forked with "
+                "it: open one in each process, by the same LoaderConfig"
+            )
         self._stop()
         self._iterator = self._batches()
         return self._iterator
@@ -200,7 +179,7 @@ class Loader:
         self._stop()
         self._ahead.close()
         self._steps.close()
-        self._renderer.close()
+        self._renderer.backend.close()
         self._reader.close()
 
     def _batches(self) -> Iterator[Batch]:
@@ -222,7 +201,7 @@ class Loader:
                 reading.append(self._ahead.take())
                 num_asked -= 1
             while reading and len(rendering) < self.config.prefetch:
-                if rendering and not self._is_read(reading[0]):
+                if rendering and reading[0].work is not None and not self._reader.is_ready:
                     break
                 self._submit(reading[0])
                 rendering.append(reading.popleft())
@@ -238,49 +217,44 @@ class Loader:
 
     def _prepare(self, epoch: int, number: int, first: bool) -> "_Prepared":
         """Begins to read a step; done ahead by a thread. first: of those to come."""
-        if first and self._stage is not None:
-            left = self._steps.rows_left(epoch, number)
-            self._stage.begin(self._index["shard"][left], self.config.batch_size, number)
+        if first:
+            self._stage_from(epoch, number)
         step = self._steps.step(epoch, number)
         work = self._begin(step)
         if work is None:
             return _Prepared(step, None, None)
-        return _Prepared(step, work.encoded, self._renderer.prepare(work))
+        return _Prepared(step, work.encoded, self._renderer.backend.prepare(work))
+
+    def _stage_from(self, epoch: int, number: int) -> None:
+        """Has what the rest of an epoch reads brought to the stage, where there is one."""
+        if self._stage is not None:
+            left = self._steps.rows_left(epoch, number)
+            self._stage.begin(self._index["shard"][left], self.config.batch_size, number)
 
     def _begin(self, step: Step) -> Work | None:
         """Begins to read a step; None where it has no images."""
         if not len(step.rows):
             return None
         encoded = self._reader.request(step.rows)
-        return Work(encoded, step.crop, None if self._finishes_on_gpu else step.offsets)
-
-    def _is_read(self, prepared: "_Prepared") -> bool:
-        return prepared.work is None or self._reader.is_ready
+        return Work(encoded, step.crop, self._renderer.work_offsets(step.offsets))
 
     def _submit(self, prepared: "_Prepared") -> None:
         if prepared.work is not None:
             self._reader.take()
             self._clock.read()
-            self._renderer.submit(prepared.work)
+            self._renderer.backend.submit(prepared.work)
             self._clock.handed_over()
 
     def _deliver(self, prepared: "_Prepared") -> Batch:
         step = prepared.step
         self._clock.before_input()
+        rendered = None
         if prepared.work is not None:
             rendered = self._take(prepared)
             self._clock.decoded()
-            images = self._handover.pixels(rendered)
-            self._reader.release(self._renderer.still_reading)
-        else:
-            images = self._no_images()
-        if self._finishes_on_gpu:
-            if self.config.views == "full":
-                images = self._handover.whole(images)
-            else:
-                images = self._handover.finish(images, step.offsets)
+            self._reader.release(self._renderer.backend.still_reading)
         batch = Batch(
-            images=images,
+            images=self._renderer.images(rendered, step.offsets),
             labels=self._handover.numbers(step.labels),
             ids=torch.from_numpy(step.ids),
             crop=self._handover.numbers(step.crop),
@@ -291,10 +265,11 @@ class Loader:
     def _take(self, prepared: "_Prepared") -> Any:
         """What the backend rendered; ValueError that names the sample it could not decode."""
         try:
-            return self._renderer.take()
+            return self._renderer.backend.take()
         except (RuntimeError, ValueError) as error:  # DALI's names no sample
             assert prepared.encoded is not None
-            if (found := find_undecodable(prepared.encoded)) is None:
+            decodes = self.dataset.encoding == "jpeg"  # else it has another cause
+            if not decodes or (found := find_undecodable(prepared.encoded)) is None:
                 raise
             number, reason = found
             shard = int(self._index[prepared.step.rows[number]]["shard"])
@@ -305,62 +280,24 @@ class Loader:
                 f"tools/verify_shards.py {folder} --repair SOURCE"
             ) from error
 
-    def _no_images(self) -> torch.Tensor:
-        """What a backend gives of no image at all, which DALI refuses to render."""
-        shape = (0, self._settings.side_px, self._settings.side_px, 3)
-        images = self._handover.pixels(np.empty(shape, self._settings.dtype))
-        return images.to(self._handover.device) if self.backend == "dali-gpu" else images
-
-    @property
-    def _finishes_on_gpu(self) -> bool:
-        """Whether a CPU backend feeds a GPU: it sends uint8, lighting is added there."""
-        return self._handover.on_gpu and self.backend != "dali-gpu"
-
-    @property
-    def _fixed_state(self) -> dict[str, Any]:
-        return self.config.fixed_state(self.dataset.fingerprint(self.config.split))
-
     def _read_statistics(self) -> Statistics | None:
         config = self.config
         if not config.training or config.lighting == "off" or config.views == "full":
             return None
         return read_statistics(config.shards, self.dataset.fingerprint("train"))
 
-    def _settings_of(self, backend: str) -> RenderSettings:
-        """What to open a backend of this name with."""
-        config = self.config
-        on_gpu = backend == "dali-gpu"
-        dtype: type[np.generic] = np.float16 if on_gpu else np.float32
-        if config.views == "full" or (self._handover.on_gpu and not on_gpu):
-            dtype = np.uint8
-        return RenderSettings(
-            encoding=self.dataset.encoding,
-            max_rows=-(-config.batch_size // config.world_size),
-            num_threads=config.threads or cores_of_rank(config.local_world_size),
-            depth=config.prefetch,
-            full=config.views == "full",
-            dtype=dtype,
-            device=self._handover.device.index if on_gpu else None,
-            hw_decoder_load=0.0 if config.exact else config.hw_decoder_load,
-            allocate=pinned_empty if self._handover.on_gpu and not on_gpu else np.empty,
-        )
-
-    def _driven(self, backend: Backend) -> Backend:
-        """The backend; one that works in host memory, driven by a thread of its own."""
-        return Driver(backend) if self._settings.device is None else backend
-
     def _calibrate(self) -> None:
-        """Opens the renderer again with the fastest threads and decoder load."""
-        work = self._begin(self._steps.step(0, 0))
-        if work is None:
-            return
-        self._reader.take()
-        self._renderer.close()
-        choices = alternatives(self._settings, exact=self.config.exact)
-        open_one = partial(open_backend, self.backend)
-        self._settings = fastest(choices, open_one, work, self._handover.settle)
-        self._renderer = self._driven(open_one(self._settings))
-        self._reader.clear()
+        """Has the fastest threads and decoder load found, with the images of the first step."""
+        try:
+            self._stage_from(0, 0)
+            work = self._begin(self._steps.step(0, 0))
+            if work is not None:
+                self._reader.take()
+                self._renderer.calibrate(work)
+            self._stop()
+        except BaseException:
+            self.close()
+            raise
 
     def _open_reader(self, index: Index) -> Reader:
         config = self.config
@@ -369,10 +306,10 @@ class Loader:
             self._stage or LocalShards([config.shards / shard.name for shard in shards]),
             index,
             header=RAW_HEADER if self.dataset.encoding == "raw" else b"",
-            max_rows=-(-config.batch_size // config.world_size),
+            max_rows=config.max_rows,
             depth=self._depth,
             num_threads=NUM_READ_THREADS,
-            allocate=np.empty if self._settings.device is None else pinned_empty,
+            allocate=np.empty if self.settings.device is None else pinned_empty,
         )
 
     def _open_stage(self) -> Stage | None:
@@ -394,7 +331,7 @@ class Loader:
             self._iterator.close()  # type: ignore[attr-defined]  # it is a generator
             self._iterator = None
         self._ahead.clear()
-        self._renderer.clear()
+        self._renderer.backend.clear()
         if self._stage is not None:
             self._stage.interrupt()
         self._reader.clear()

@@ -1,5 +1,6 @@
 """What a loader delivers, and with what."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ class LoaderConfig:
     "off". images_per_crop: neighbours in a global batch that share one crop and flip.
     lighting_off_epoch: from this epoch on there is no lighting; 0: there always is. window: see
     pipeline/order.py. threads: of rendering, by default this rank's share of the cores. prefetch:
-    steps rendered ahead. local_world_size: ranks on this host, by default those torchrun says
-    there are. hw_decoder_load: share of the JPEG images that the engine of a GPU decodes, 0..1;
-    its pixels differ from those of the GPU's kernels. exact: none of them, so that runs on
-    dali-gpu are bit-equal. calibrate: threads and load are measured when the loader is opened
+    steps rendered at a time, that delivered next among them; with 1 none is while the consumer
+    works. local_world_size: ranks on this host, by default those torchrun says there are.
+    hw_decoder_load: share of the JPEG images that the engine of a GPU decodes, 0..1; its pixels
+    differ from those of the GPU's kernels. exact: none of them, so that runs on dali-gpu are
+    bit-equal. calibrate: threads and load are measured when the loader is opened
     (pipeline/calibrate.py). stage_dir: a local folder to which the shards are brought ahead of
     use (see pipeline/staging.py), needed where they lie on an object store; ranks, loaders and
     runs may share it. stage_bytes: the most it may hold, default nine tenths of what is free.
@@ -57,6 +59,12 @@ class LoaderConfig:
     stage_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        for name, folder in (("shards", self.shards), ("stage_dir", self.stage_dir)):
+            if isinstance(folder, str):
+                raise ValueError(
+                    f"{name} must be a path, not a str: Path({folder!r}), or where it is a URL "
+                    f"pipeline.locations.location({folder!r})"
+                )
         at_least_one = {
             "batch size": self.batch_size,
             "prefetch": self.prefetch,
@@ -87,6 +95,11 @@ class LoaderConfig:
         if self.views not in VIEWS:
             raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")
         require_stage(self.shards, self.stage_dir, self.stage_bytes)
+
+    @property
+    def max_rows(self) -> int:
+        """The most images of a rank's part of a step."""
+        return -(-self.batch_size // self.world_size)
 
     def draws(self, epoch: int, step: int) -> Draws:
         """The random numbers of a step's global batch; in validation, its centre crops."""
@@ -130,6 +143,33 @@ class LoaderConfig:
             "fingerprint": fingerprint,
             "order_version": ORDER_VERSION,
         }
+
+    def position(
+        self, state: Mapping[str, Any], fingerprint: str, num_steps: int
+    ) -> tuple[int, int]:
+        """The epoch and step of the next batch in a saved state.
+
+        fingerprint: of the split. num_steps: of an epoch. ValueError naming what differs: other
+        shards, global batch, seed, order or augmentation; or where this loader is to be exact and
+        the one of the state was not; or where there is no such step.
+        """
+        for name, here in self.fixed_state(fingerprint).items():
+            if state.get(name) != here:
+                raise ValueError(
+                    f"cannot resume: {name} is {state.get(name)} in the saved state and {here} "
+                    "here; the batches would not be the same"
+                )
+        if self.exact and state.get("hw_decoder_load"):
+            raise ValueError(
+                f"cannot resume exactly: hw_decoder_load is {state['hw_decoder_load']} in the "
+                "saved state, so its pixels cannot be had again; resume without --exact"
+            )
+        epoch, step = state.get("epoch"), state.get("step")
+        if not (isinstance(epoch, int) and isinstance(step, int)) or not (
+            epoch >= 0 and 0 <= step <= num_steps
+        ):
+            raise ValueError(f"cannot resume: no step {step} of epoch {epoch}, of {num_steps}")
+        return epoch, step
 
 
 def require_stage(shards: Path, stage_dir: Path | None, stage_bytes: int | None) -> None:

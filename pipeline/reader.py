@@ -104,10 +104,13 @@ class Reader:
     @shown("wait for bytes")
     def take(self) -> StepBytes:
         """The oldest request's bytes, valid until it is released; waits until they are read."""
-        slot, step, parts = self._requested.popleft()
+        slot, step, parts = self._requested[0]
+        # All end, also where one fails: the buffer may be given to another step then. Interrupted
+        # here (Ctrl-C), the step stays requested, and clear() waits for it.
+        errors = [part.exception() for part in parts]
         self._taken.append(slot)
-        # All end, also where one fails: the buffer may be given to another step then.
-        for error in [part.exception() for part in parts]:
+        self._requested.popleft()
+        for error in errors:
             if error is not None:
                 raise error
         return step
@@ -123,16 +126,15 @@ class Reader:
 
     def clear(self) -> None:
         """Forgets every request; what was taken counts as released."""
-        for slot, _, parts in self._requested:
+        for _, _, parts in self._requested:
             for part in parts:
                 part.cancel()
             for part in parts:
                 if not part.cancelled():
                     part.exception()  # waits: the buffer is written no more
-            self._free.append(slot)
         self._requested.clear()
-        self._free.extend(self._taken)
         self._taken.clear()
+        self._free = deque(range(len(self._buffers)))
 
     def close(self) -> None:
         """Ends the threads and closes the shards."""
@@ -154,7 +156,13 @@ class Reader:
             view = memory[place * longest : place * longest + sizes[i]]
             if shard is None or shards[i] != shards[i - 1]:
                 shard = self._shards.get(shards[i])
-            got = os.preadv(shard.descriptor, [view], offsets[i])
+            try:
+                got = os.preadv(shard.descriptor, [view], offsets[i])
+            except OSError as error:
+                raise ValueError(
+                    f"{shard.path}, sample {chosen['id'][i]}: cannot be read ({error.strerror}); "
+                    f"where the disk is sound, {shard.mend}"
+                ) from error
             if got != sizes[i] or crc32(view, self._header_sum) != sums[i]:
                 what = f"{got} of {sizes[i]} bytes" if got != sizes[i] else "other bytes"
                 raise ValueError(

@@ -98,8 +98,10 @@ class NumpyBackend:
     def take(self) -> NDArray[np.generic]:
         """The oldest step: (N, 224, 224, 3), or (N, 256, 256, 3) full; waits for it."""
         out, futures = self._steps.popleft()
-        for future in futures:
-            future.result()
+        # All end, also where one fails: the bytes that they read may be written over then.
+        for error in [future.exception() for future in futures]:
+            if error is not None:
+                raise error
         return out
 
     def clear(self) -> None:

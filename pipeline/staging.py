@@ -123,13 +123,17 @@ class Stage:
 
     def close(self) -> None:
         """Ends the transfers under way and the threads; their partial files are removed."""
-        self.interrupt()
-        self._closing.set()
-        self._wake.set()
+        self.leave()
         if self._thread is not None:
             self._thread.join()
         for transfer in list(self._transfers.values()):
             transfer.join()
+
+    def leave(self) -> None:
+        """Has all that `close` ends end by itself, and waits for nothing."""
+        self.interrupt()
+        self._closing.set()
+        self._wake.set()
 
     def _run(self) -> None:
         """Claims what is wanted, whenever that changes or others may have changed the folder."""
@@ -235,7 +239,10 @@ class Stage:
                 f"not fit: free some of it, or give a smaller --stage-bytes than "
                 f"{show_bytes(self._folder.max_bytes)}"
             )
-        return f"shard {shard.name} cannot be brought from {url}: {error.strerror or error}"
+        said = str(error.strerror or error)
+        if error.filename is not None and str(error.filename) != str(url):
+            said = f"{error.filename}: {said}"  # of --stage-dir
+        return f"shard {shard.name} cannot be brought from {url}: {said}"
 
     def _require_patience(self, number: int, started: float) -> None:
         if self._full_since is None:

@@ -78,14 +78,15 @@ class Steps:
         self._pool.shutdown(cancel_futures=True)
 
     def _order(self, epoch: int) -> Rows:
-        if epoch + 1 not in self._orders:
-            self._orders = {e: rows for e, rows in self._orders.items() if e == epoch}
-            for coming in (epoch, epoch + 1):
-                if coming not in self._orders:
-                    seed, window = self._config.seed, self._config.window
-                    self._orders[coming] = self._pool.submit(
-                        order, self._shard_sizes, seed, coming, window
-                    )
+        coming = (epoch, epoch + 1)
+        if tuple(self._orders) != coming:  # as well where a resumed loader goes back by an epoch
+            seed, window = self._config.seed, self._config.window
+            known = self._orders
+            self._orders = {
+                e: known[e] if e in known
+                else self._pool.submit(order, self._shard_sizes, seed, e, window)
+                for e in coming
+            }
         return self._orders[epoch].result()
 
     def _offsets(self, alpha: NDArray[np.float64]) -> NDArray[np.float32] | None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
+from pipeline.atomic import is_local
 from pipeline.class_mix import check_window, class_mix, shard_mix
 from pipeline.ledger import (
     Part,
@@ -24,6 +25,7 @@ from pipeline.shards import Index
 from tools.progress import Progress
 
 MAX_SAMPLES = 2**20  # of the batches whose class entropy is taken: all of most data sets
+MAX_EPOCH = 2**32 - 1  # NumPy's Philox would count to 2**64
 
 Command = Callable[..., Any]
 
@@ -59,7 +61,7 @@ def _window(ctx: click.Context, param: click.Parameter, value: str) -> Window:
 EPOCH_OPTIONS = (
     click.option(
         "--epoch",
-        type=click.IntRange(min=0),
+        type=click.IntRange(0, MAX_EPOCH),
         help="Check instead that this epoch (from 0) visits each sample exactly once.",
     ),
     click.option(
@@ -107,8 +109,13 @@ def report_epoch(dataset: Dataset, options: EpochOptions, seed: int) -> bool:
     ValueError where the loader would refuse this epoch, OSError where a file cannot be written.
     """
     assert options.epoch is not None
+    if options.deliver and not is_local(dataset.folder):
+        raise ValueError(
+            f"--deliver reads every image, and {dataset.folder} is not on this machine: leave it "
+            "out, the order alone needs only the index; or give a local copy"
+        )
     rows = dataset.index(options.split)
-    config = _loader_config(dataset, options, seed, len(rows))
+    config = _loader_config(options, seed, len(rows))
     planned = list(
         planned_parts(
             rows["id"],
@@ -123,7 +130,9 @@ def report_epoch(dataset: Dataset, options: EpochOptions, seed: int) -> bool:
         f"{config.split}, epoch {options.epoch}, {how}: {len(rows):,} images, "
         f"global batch {config.batch_size:,}, world size {config.world_size}"
     )
-    parts = _delivered(config, options.epoch) if options.deliver else planned
+    parts = planned
+    if options.deliver:
+        parts = _delivered(replace(config, shards=dataset.folder), options.epoch)
     if options.ledger is not None:
         write_ledger(options.ledger, _described(dataset, options, config), parts)
         click.echo(f"wrote {options.ledger}")
@@ -169,9 +178,7 @@ def _print_entropy(parts: list[Part], rows: Index, config: LoaderConfig) -> None
     click.echo(f"class entropy within a shard {shard_mix(rows)}")
 
 
-def _loader_config(
-    dataset: Dataset, options: EpochOptions, seed: int, num_images: int
-) -> LoaderConfig:
+def _loader_config(options: EpochOptions, seed: int, num_images: int) -> LoaderConfig:
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = _default_batch_size(num_images)
@@ -182,7 +189,7 @@ def _loader_config(
             "one whole batch; use a smaller one"
         )
     return LoaderConfig(
-        shards=dataset.folder,
+        shards=Path(),  # none is read, wherever they are; `_delivered` names their folder
         batch_size=batch_size,
         split=options.split,
         seed=seed,

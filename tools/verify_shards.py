@@ -59,8 +59,8 @@ def main(
     """Checks SHARDS; exits with 1 where anything is wrong (and was not repaired)."""
     options = EpochOptions(**of_epoch)
     dataset = open_dataset(shards, check_sizes=False)
-    if options.epoch is not None and source is not None:
-        raise click.UsageError("--repair is not for --epoch: it mends shards, not an order")
+    if options.epoch is not None and (source is not None or sample != 1):
+        raise click.UsageError("--repair and --sample are not for --epoch: it looks at an order")
     if options.epoch is not None:
         sys.exit(0 if report_epoch(dataset, options, seed) else 1)
     findings = verify(dataset, sample, seed)

@@ -122,7 +122,10 @@ FEEDING = (
         help="Threads that render, of this process.  [default: cores / ranks of this host]",
     ),
     click.option(
-        "--prefetch", type=int, default=3, help="Steps rendered ahead of the one trained on."
+        "--prefetch",
+        type=int,
+        default=3,
+        help="Steps rendered at a time, that trained on next among them; 1: none while it trains.",
     ),
     click.option(
         "--calibrate",

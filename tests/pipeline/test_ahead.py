@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from typing import Any
 
 import pytest
 
@@ -72,24 +73,41 @@ def test_clear_waits_for_the_call_being_made_and_drops_the_others() -> None:
     ahead.close()
 
 
-def test_what_was_waited_for_when_interrupted_is_not_taken_for_something_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ahead: Ahead[str] = Ahead("test")
-    done = ahead._done
+class InterruptedQueue:
+    """A queue in whose method Ctrl-C arrives: before or after it did what it is there for."""
 
-    class Interrupted:
-        """The queue of results, in which waiting ends with Ctrl-C."""
+    def __init__(self, queue: Any, method: str, *, after: bool) -> None:
+        self._queue, self._method, self._after = queue, method, after
 
-        def get(self) -> None:
+    def __getattr__(self, name: str) -> Any:
+        if name != self._method:
+            return getattr(self._queue, name)
+
+        def interrupted(*arguments: Any) -> None:
+            if self._after:
+                getattr(self._queue, name)(*arguments)
             raise KeyboardInterrupt
 
+        return interrupted
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("queue", "method"), [("_asked", "put"), ("_done", "get")])
+def test_interrupted_anywhere_it_can_be_cleared_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, queue: str, method: str, after: bool
+) -> None:
+    ahead: Ahead[str] = Ahead("test")
     ahead.ask(str, "old")
-    monkeypatch.setattr(ahead, "_done", Interrupted())
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            ahead, queue, InterruptedQueue(getattr(ahead, queue), method, after=after)
+        )
+        ahead.ask(str, "older")
         ahead.take()
-    monkeypatch.setattr(ahead, "_done", done)
-    ahead.clear()
+    clearing = threading.Thread(target=ahead.clear, daemon=True)
+    clearing.start()
+    clearing.join(30)
+    assert not clearing.is_alive()
     ahead.ask(str, "new")
     assert ahead.take() == "new"
     ahead.close()

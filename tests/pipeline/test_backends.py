@@ -1,5 +1,6 @@
 """Every backend renders the oracle's pixels, step by step, and is chosen with a reason."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import pipeline.reference
 from pipeline.backends import (
     Backend,
     RenderSettings,
@@ -17,7 +19,15 @@ from pipeline.backends import (
     open_backend,
     open_first,
 )
-from pipeline.images import RAW_HEADER, ImageFormat, Pixels, decode_stored, encode, fit
+from pipeline.images import (
+    RAW_HEADER,
+    ImageError,
+    ImageFormat,
+    Pixels,
+    decode_stored,
+    encode,
+    fit,
+)
 from pipeline.raw import RawBackend
 from pipeline.reader import StepBytes
 from pipeline.reference import render
@@ -200,6 +210,28 @@ def test_an_image_that_cannot_be_decoded_is_an_error_that_ends_nothing_else(
     backend.clear()
     backend.submit(backend.prepare(wanted.work))
     np.testing.assert_array_equal(taken(backend), np.stack(wanted.shown))
+
+
+def test_numpy_raises_only_when_nothing_reads_the_step_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted, ended = step("jpeg", 2), threading.Event()
+
+    def decode_one_slowly(encoded: bytes) -> Pixels:
+        if bytes(encoded[:2]) == bytes(2):
+            raise ImageError("damaged")
+        threading.Event().wait(0.3)
+        ended.set()
+        return wanted.pixels[1]
+
+    wanted.work.encoded.data[0] = 0
+    monkeypatch.setattr(pipeline.reference, "decode_stored", decode_one_slowly)
+    backend = open_backend("numpy", settings("jpeg"))
+    backend.submit(backend.prepare(wanted.work))
+    with pytest.raises(ImageError):
+        backend.take()
+    assert ended.is_set()
+    backend.close()
 
 
 def test_half_precision_on_a_gpu_is_the_oracle_rounded() -> None:

@@ -126,13 +126,13 @@ def test_a_rank_without_images_gets_an_empty_batch(kind: str, opened: Open) -> N
 @pytest.mark.usefixtures("jpeg_on_gpu")
 def test_auto_decodes_on_the_gpu(opened: Open) -> None:
     loader = opened(NUMPY, backend="auto")
-    assert loader.backend == DALI_GPU, loader.backend_reason
+    assert loader.backend == DALI_GPU, loader.description
 
 
 def test_raw_images_need_no_dali(monkeypatch: pytest.MonkeyPatch, opened: Open) -> None:
     monkeypatch.setattr("pipeline.backends._has_dali", lambda: False)
     loader = opened(RAW, backend="auto")
-    assert loader.backend == DALI_GPU and "past DALI" in loader.backend_reason
+    assert loader.backend == DALI_GPU and "past DALI" in loader.description
     for one, other in zip(loader, on_cpu(opened, RAW), strict=True):
         assert_equal(one, other, RAW)
 

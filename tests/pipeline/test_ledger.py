@@ -166,3 +166,12 @@ def test_a_damaged_line_of_a_ledger_is_named(tmp_path: Path, number: int, line: 
     path.write_text("\n".join(lines if line else []))
     with pytest.raises(ValueError, match=rf"ledger.jsonl, line {number} is no line of a ledger"):
         read_ledger(path)
+
+
+def test_a_split_without_images_adds_up_to_nothing() -> None:
+    nothing = np.empty(0, np.int64)
+    parts = list(planned_parts(nothing, nothing, 8, 2, training=False))
+    account = check_parts(parts, nothing, 8, 2, training=False)
+    assert (account.num_steps, account.num_distinct, account.problems) == (0, 0, ())
+    foreign = [Part(0, 0, np.array([3]))]
+    assert check_parts(foreign, nothing, 8, 1, training=False).problems

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import dataclasses
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.manifest import open_dataset, write_dataset
 from pipeline.moments import PCA_NAME, read_statistics
 from pipeline.order import Window, order
-from pipeline.reference import render
+from pipeline.reference import NumpyBackend, render
 from pipeline.shards import write_index
 from tests.conftest import compute_statistics, flip_byte, prepare_here, write_source
 
@@ -281,7 +282,7 @@ def test_threads_and_prefetch_change_no_bit(
 def test_calibrated_loaders_deliver_the_same_with_threads_of_their_choice(
     shard_folder: Path, backend: str, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.loader.fastest", partial(fastest, max_seconds=0.0))
+    monkeypatch.setattr("pipeline.renderer.fastest", partial(fastest, max_seconds=0.0))
     expected = [kept(batch) for batch in opened(shard_folder)]
     loader = opened(shard_folder, backend=backend, calibrate=True, threads=4)
     assert loader.settings.num_threads in (4, 2)
@@ -498,10 +499,18 @@ def test_an_exact_loader_decodes_nothing_with_an_engine(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"step": 5}, {"step": -1}, {"epoch": -1}, {"order_version": 0}]
+    "changes",
+    [
+        {"step": 5},
+        {"step": -1},
+        {"step": "2"},
+        {"epoch": -1},
+        {"epoch": None},
+        {"order_version": 0},
+    ],
 )
 def test_an_impossible_state_is_refused_and_the_loader_stays_where_it_was(
-    shard_folder: Path, changes: dict[str, int], opened: Open
+    shard_folder: Path, changes: dict[str, Any], opened: Open
 ) -> None:
     loader = opened(shard_folder)
     with pytest.raises(ValueError, match="cannot resume"):
@@ -524,6 +533,10 @@ def test_set_epoch_moves_to_the_beginning_of_another_epoch_only(
     assert [batch.ids.tolist() for batch in loader] == epochs[3]
     loader.set_epoch(1)
     assert [batch.ids.tolist() for batch in loader] == epochs[1]
+    loader.set_epoch(0)  # the epoch just before
+    assert [batch.ids.tolist() for batch in loader] == epochs[0]
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        loader.set_epoch(-1)
 
 
 def test_a_new_iterator_ends_the_one_in_use(
@@ -557,6 +570,21 @@ def test_waiting_for_data_is_counted(shard_folder: Path, backend: str, opened: O
 def test_a_batch_over_the_whole_split_is_refused(shard_folder: Path, opened: Open) -> None:
     with pytest.raises(ValueError, match=r"batch size 40 is over the 39 images of train"):
         opened(shard_folder, batch_size=40)
+
+
+@pytest.mark.parametrize("window", ["all", 2])
+def test_a_split_without_images_is_refused_to_train_on_and_validated_in_no_step(
+    shard_copy: Path, opened: Open, window: Window
+) -> None:
+    dataset = open_dataset(shard_copy)
+    index_sha256 = write_index(shard_copy, "train", dataset.index("train")[:0])
+    empty = dataclasses.replace(
+        dataset.split("train"), shards=(), written=0, index_sha256=index_sha256
+    )
+    write_dataset(dataclasses.replace(dataset, splits={"train": empty}))
+    with pytest.raises(ValueError, match="over the 0 images of train"):
+        opened(shard_copy, window=window)
+    assert list(opened(shard_copy, training=False)) == []
 
 
 def test_training_without_pca_is_refused_with_the_command(shard_copy: Path, opened: Open) -> None:
@@ -642,6 +670,37 @@ def test_bytes_as_written_that_are_no_image_name_shard_and_sample(
     with pytest.raises(ValueError, match=expected):
         list(loader)
     loader.close()
+
+
+def test_no_image_is_blamed_for_what_has_another_cause(
+    raw_shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: NumpyBackend) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(NumpyBackend, "take", no_memory)
+    with pytest.raises(RuntimeError, match="^out of memory$"):
+        list(opened(raw_shard_folder))
+
+
+def test_a_loader_of_another_process_is_refused_where_it_would_hang(
+    shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = opened(shard_folder)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="open one in each"):
+        patch.setattr(os, "getpid", lambda: -1)
+        iter(loader)
+
+
+def test_a_loader_that_cannot_be_calibrated_leaves_no_thread(
+    shard_copy: Path, opened: Open
+) -> None:
+    before = threading.active_count()
+    for path in shard_copy.glob("train-*.tar"):
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(ValueError, match="other bytes than were written"):
+        opened(shard_copy, calibrate=True)
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("harm", ["shortened", "missing", "grown in front", "another shard's"])

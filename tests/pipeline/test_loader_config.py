@@ -30,6 +30,8 @@ AUGMENTATION_0_1_0 = "46d496cc96b98b5b6a4796b2a4ac32e9e9da06f823cda848e254007a73
         ({"lighting": "strong"}, r"lighting must be one of .*'std'.*, not 'strong'"),
         ({"images_per_crop": 0}, "images per crop must be at least 1, not 0"),
         ({"lighting_off_epoch": -1}, "lighting off epoch must be >= 0, not -1"),
+        ({"shards": "shards"}, r"shards must be a path, not a str: Path\('shards'\)"),
+        ({"stage_dir": "stage"}, r"stage_dir must be a path, not a str: Path\('stage'\)"),
         ({"views": "ten"}, r"views must be one of .*'full'.*, not 'ten'"),
     ],
 )

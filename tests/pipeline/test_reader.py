@@ -1,7 +1,9 @@
 """The bytes delivered are those written, or the shard and the sample that differ are named."""
 
+import errno
 import os
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -249,4 +251,47 @@ def test_an_error_is_raised_only_when_nothing_writes_the_buffer_any_more(
     with pytest.raises(ValueError, match=r"train-000000.tar cannot be read"):
         reader.take()
     assert ended.is_set()
+    reader.close()
+
+
+def test_a_disk_that_cannot_be_read_names_shard_and_sample(
+    shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = reader_of(shard_folder)
+
+    def fail(*arguments: Any) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    reader.request(np.array([7]))
+    sample = open_dataset(shard_folder).index("train")["id"][7]
+    expected = rf"train-00000\d.tar, sample {sample}: cannot be read \(Input/output error\)"
+    with pytest.raises(ValueError, match=expected):
+        reader.take()
+    reader.close()
+
+
+def test_interrupted_while_it_waits_no_buffer_is_given_away_that_is_still_written(
+    shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, rows = reader_of(shard_folder, depth=1), rows_of(shard_folder)
+    preadv, go = os.preadv, threading.Event()
+
+    def read_late(*arguments: Any) -> int:
+        assert go.wait(30)
+        return preadv(*arguments)
+
+    def interrupted(part: Future[None]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "preadv", read_late)
+    reader.request(rows[:8])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Future, "exception", interrupted)
+        reader.take()
+    threading.Timer(0.2, go.set).start()
+    reader.clear()
+    assert go.is_set()  # the old step is read no more
+    reader.request(rows[8:16])
+    assert delivered(reader.take()) == written(shard_folder, rows[8:16])
     reader.close()

@@ -1,13 +1,16 @@
 """Staged shards give the batches that local ones give, and never take more than their bound."""
 
 import errno
+import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,12 @@ import pytest
 
 import pipeline.staging
 import pipeline.transfer
+from pipeline.calibrate import fastest
 from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.locations import location
-from pipeline.manifest import open_dataset
+from pipeline.manifest import Shard, open_dataset
 from pipeline.order import order
-from pipeline.stage_folder import StageFolder
+from pipeline.stage_folder import NoRoom, StageFolder
 from pipeline.staging import Stage
 from tests.conftest import compute_statistics, flip_byte, prepare_here
 from tests.pipeline.conftest import FAULTS, WebStore
@@ -111,6 +115,15 @@ def test_raw_shards_are_staged_as_well(
 ) -> None:
     expected = [kept(batch) for batch in opened(raw_shard_folder)]
     loader = opened(raw_shard_folder, stage_dir=tmp_path / "stage")
+    assert [kept(batch) for batch in loader] == expected
+
+
+def test_a_calibration_has_its_shards_staged_too(
+    shard_folder: Path, tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.renderer.fastest", partial(fastest, max_seconds=0.0))
+    expected = [kept(batch) for batch in opened(shard_folder)]
+    loader = opened(shard_folder, stage_dir=tmp_path / "stage", calibrate=True, threads=2)
     assert [kept(batch) for batch in loader] == expected
 
 
@@ -429,6 +442,16 @@ def test_a_staged_shard_damaged_on_its_disk_is_named_with_the_mend(
     assert sum(len(batch.ids) for batch in loader) == 36
 
 
+def test_a_stage_folder_that_goes_is_named(
+    shard_folder: Path, tmp_path: Path, opened: Open
+) -> None:
+    stage = tmp_path / "stage"
+    loader = opened(shard_folder, stage_dir=stage)
+    shutil.rmtree(stage)
+    with pytest.raises(ValueError, match=rf"train-00000\d.tar cannot be brought .*: {stage}/"):
+        list(loader)
+
+
 def test_a_full_disk_is_a_clear_error_and_leaves_no_partial_file(
     in_memory: Path, tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,6 +509,29 @@ def test_closed_in_mid_download_nothing_hangs_and_nothing_is_left(
     assert list(stage.glob("*.part")) == []
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not {name for name in left if name.startswith("fullfeed")}
+
+
+def test_a_loader_that_was_only_forgotten_lets_go_of_its_shards(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    stage = tmp_path / "stage"
+    loader = Loader(
+        LoaderConfig(shards=shard_folder, batch_size=4, backend="numpy", stage_dir=stage)
+    )
+    next(iter(loader))
+    thread = next(t for t in threading.enumerate() if t.name == "fullfeed-stage")
+    del loader
+    gc.collect()
+    thread.join(30)
+    assert not thread.is_alive()
+    folder = StageFolder(stage, 1)
+    for _ in range(300):  # until threads that still read from a shard have ended
+        try:
+            folder.claim(Shard(name="other.tar", bytes=1, samples=1, sha256="0" * 64))
+            break
+        except NoRoom:
+            time.sleep(0.1)
+    assert not list(stage.glob("*train-*.tar"))  # evicted: nobody holds them
 
 
 def test_a_program_that_never_closes_its_loader_ends_all_the_same(

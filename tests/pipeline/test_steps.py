@@ -105,3 +105,11 @@ def test_an_epoch_s_order_is_computed_once_and_the_next_one_ahead(
     steps.close()
     assert computed[:2] == [(0, False), (1, False)]
     assert sorted(set(computed)) == sorted(computed)  # none twice
+
+
+def test_any_epoch_may_follow_any_other() -> None:
+    steps = steps_of([20, 13, 9], batch_size=8, seed=4)
+    for epoch in (0, 1, 0, 3, 2, 2, 4, 0):  # also back by one, whose successor is known already
+        expected = order([20, 13, 9], seed=4, epoch=epoch)[:8]
+        assert steps.step(epoch, 0).rows.tolist() == expected.tolist()
+    steps.close()

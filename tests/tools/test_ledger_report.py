@@ -183,8 +183,10 @@ def test_a_damaged_index_and_a_ledger_that_cannot_be_written_end_with_one_messag
         (("--epoch", 0, "--window", 0), "'0' is neither a number of shards from 1 nor all"),
         (("--epoch", 0, "--window", "some"), "'some' is neither a number of shards"),
         (("--epoch", 0, "--world-size", 0), "0 is not in the range x>=1"),
-        (("--epoch", -1), "-1 is not in the range x>=0"),
-        (("--epoch", 0, "--repair", "x"), "--repair is not for --epoch"),
+        (("--epoch", -1), "-1 is not in the range 0<=x<="),
+        (("--epoch", 2**70), "is not in the range 0<=x<="),
+        (("--epoch", 0, "--repair", "x"), "are not for --epoch"),
+        (("--epoch", 0, "--sample", 0.5), "are not for --epoch"),
     ],
 )
 def test_options_that_do_not_go_together_are_usage_errors(
@@ -192,3 +194,14 @@ def test_options_that_do_not_go_together_are_usage_errors(
 ) -> None:
     done = run(shard_folder, *options)
     assert done.exit_code == 2 and message in done.stderr
+
+
+def test_shards_of_an_object_store_have_an_order_too_but_nothing_to_deliver(
+    in_memory: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    done = run(in_memory, "--epoch", 1, "--world-size", 2, "--batch-size", 8, "--ledger", path)
+    assert done.exit_code == 0, done.output
+    assert len(read_ledger(path)[1]) == 8 and "exactly once: yes" in done.stdout
+    done = run(in_memory, "--epoch", 1, "--deliver")
+    assert done.exit_code == 1 and "--deliver reads every image" in done.stderr

@@ -307,7 +307,7 @@ def test_validation_renders_with_what_was_measured_for_training(
         measured.append(len(choices))
         return choices[1]
 
-    monkeypatch.setattr("pipeline.loader.fastest", second)
+    monkeypatch.setattr("pipeline.renderer.fastest", second)
     with Session(config(shard_folder, tmp_path, loader_threads=4, calibrate=True)) as session:
         assert [loader.settings.num_threads for loader in loaders_of(session)] == [2, 2]
     assert len(measured) == 1
