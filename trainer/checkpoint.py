@@ -100,6 +100,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of any safetensors file; ValueError naming it where it is none."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a checkpoint in it, such as best.safetensors")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
