@@ -18,6 +18,15 @@ def explain(error: Exception) -> str:
     return str(error)
 
 
+def _explain_foreign(error: Exception) -> str | None:
+    """The same of libraries that are not imported here; None for a mistake of this program."""
+    if type(error).__module__.startswith("botocore"):  # no login, no network
+        return f"the object store: {error}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        return f"{error}; ask for fewer images at once: --micro-batch in training, or --batch-size"
+    return None
+
+
 def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
     """A command whose ValueError and OSError end it with one message and exit code 1.
 
@@ -33,9 +42,9 @@ def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
             click.echo(f"error: {explain(error)}", err=True)
             sys.exit(1)
         except Exception as error:
-            if not type(error).__module__.startswith("botocore"):
+            if (foreign := _explain_foreign(error)) is None:
                 raise
-            click.echo(f"error: the object store: {error}", err=True)  # no login, no network
+            click.echo(f"error: {foreign}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted; what was finished is kept, start again to go on", err=True)

@@ -11,6 +11,7 @@ from pipeline.manifest import Dataset
 from trainer.checkpoint import Checkpoint, load_checkpoint, require_classes, restore_model
 from trainer.config import find_device
 from trainer.evaluate import Tally, evaluate_together
+from trainer.precision import set_float32_products
 
 VIEWS = {"1": "centre crop", "10": "ten views"}
 
@@ -38,6 +39,7 @@ class Evaluation:
         where there is no such split.
         """
         place = find_device(self.device)
+        set_float32_products("fp32", place)
         config = LoaderConfig(
             shards=self.shards,
             split=self.split,

@@ -32,6 +32,8 @@ def main(checkpoint: Path, out: Path) -> None:
     if out.suffix not in (".onnx", ".safetensors"):
         raise click.UsageError(f"--out is {out}, must end with .onnx or .safetensors")
     found = load_checkpoint(checkpoint)
+    if out.exists() and out.samefile(checkpoint):
+        raise click.UsageError(f"--out is {out}, the checkpoint itself; choose another name")
     if out.suffix == ".onnx":
         data, difference = to_onnx(found)
         write_whole(out, data)

@@ -100,6 +100,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of any safetensors file; ValueError naming it where it is none."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a checkpoint in it, such as best.safetensors")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -185,14 +187,17 @@ def _network(preset: Mapping[str, Any], width: float) -> dict[str, Any]:
 
 
 def require_classes(
-    checkpoint: Checkpoint, classes: tuple[str, ...], where: str, name: str = "the checkpoint"
+    checkpoint: Checkpoint,
+    classes: tuple[str, ...],
+    where: str,
+    name: str = "the checkpoint",
+    mend: str = "take shards of the data it was trained on",
 ) -> None:
     """ValueError naming what differs unless the checkpoint's classes are those of a dataset.
 
-    where, name: what the message calls the dataset and the checkpoint.
+    where, name: what the message calls the dataset and the checkpoint; mend: what it advises.
     """
     own = tuple(checkpoint.config["classes"])
-    mend = "take shards of the data it was trained on"
     if len(own) != len(classes):
         raise ValueError(f"{name} knows {len(own)} classes, {where} has {len(classes)}; {mend}")
     for i, (mine, theirs) in enumerate(zip(own, classes, strict=True)):

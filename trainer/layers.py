@@ -59,7 +59,7 @@ class GroupedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, inputs); returns (batch, outputs)."""
-        parts = x.view(len(x), self.groups, -1).transpose(0, 1)
+        parts = x.view(x.shape[0], self.groups, -1).transpose(0, 1)
         weights = self.weight.view(self.groups, -1, self.in_features).transpose(1, 2)
         out = parts @ weights  # (group, batch, input) @ (group, input, output)
         return out.transpose(0, 1).flatten(1) + self.bias

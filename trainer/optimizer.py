@@ -21,7 +21,8 @@ def build_optimizer(
     Its groups, by `name`: "matrices" (and kernels) and "vectors" (biases and the parameters of
     batch norm), and two of its own for each layer with a rate of its own, such as
     "conv1.vectors". Each knows its `layer` ("" for the rest) and the `factor` of its kind.
-    fused: all in one kernel, which knows of scaled gradients.
+    fused: all in one kernel, which knows of scaled gradients. ValueError where the preset's
+    `layer_rates` freeze all layers at once.
     """
     training = preset.training
     own = {rate.layer for rate in training.layer_rates}
@@ -34,6 +35,7 @@ def build_optimizer(
         if group not in groups:
             groups[group] = _settings(training, kind) | {"name": group, "layer": layer}
         groups[group]["params"].append(parameter)
+    _require_learning(training.layer_rates, {group["layer"] for group in groups.values()})
     return torch.optim.SGD(
         list(groups.values()),
         lr=training.learning_rate,
@@ -41,6 +43,15 @@ def build_optimizer(
         nesterov=training.nesterov,
         fused=fused or None,
     )
+
+
+def _require_learning(rates: tuple[LayerRate, ...], layers: set[str]) -> None:
+    for epoch in sorted({rate.epoch for rate in rates}):
+        if not any(layer_factor(rates, layer, epoch) for layer in layers):
+            raise ValueError(
+                f"training.layer_rates freeze every layer from epoch {epoch} on: nothing would "
+                f"learn; leave one of them a factor over 0"
+            )
 
 
 def _settings(training: Training, kind: str) -> dict[str, Any]:

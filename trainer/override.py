@@ -16,6 +16,7 @@ FIELDS: dict[str, Any] = {  # type by dotted name; the part after the dot is uni
     for field, hint in get_type_hints(kind).items()
 }
 SEE = "trainer/run.py --show-preset modern lists all"
+MAX_WHOLE = 2**53  # a float holds every whole number up to it
 
 
 def override(preset: Preset, changes: dict[str, Any]) -> Preset:
@@ -64,10 +65,10 @@ def read_config(path: Path) -> dict[str, Any]:
     ValueError naming the file where it cannot be read or a field is unknown.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(f"--config {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--config {path} is no TOML file: {error}") from error
     try:
         return {_find_field(name): value for name, value in flatten(tables).items()}
@@ -116,7 +117,7 @@ def _find_field(name: str) -> str:
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML; too many digits; lists in lists in lists
         return text
 
 
@@ -132,6 +133,8 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
             raise ValueError(f"{name} has {value!r}, must be {_example(kind)[1:-1]}")
         hints = get_type_hints(LayerRate).values()
         return LayerRate(*(_convert(name, hint, v) for hint, v in zip(hints, value, strict=True)))
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        raise ValueError(f"{name} is too large, must be within {MAX_WHOLE:,}")
     if kind is float and type(value) is int:
         return float(value)
     expected = str if get_origin(kind) is Literal else kind

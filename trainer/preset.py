@@ -5,6 +5,7 @@ The numbers of the three presets, with their sources, are in presets.py.
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,6 +21,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5")
 LAYERS = ("conv1", *REMOVABLE, "conv6", "fc6", "fc7", "fc8")
 MAX_EPOCHS = 10_000
+MAX_DECADES = 20  # over which drops may divide the learning rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +138,12 @@ class Training:
             _require(self, field, getattr(self, field) >= 1, "at least 1")
         for field in ("learning_rate", "vector_rate_factor"):
             _require(self, field, getattr(self, field) > 0, "more than 0")
-        for field in ("weight_decay", "warmup_epochs", "num_drops", "batch_exponent"):
+        for field in ("weight_decay", "warmup_epochs", "num_drops"):
             _require(self, field, getattr(self, field) >= 0, "0 or more")
+        _require(self, "batch_exponent", 0 <= self.batch_exponent <= 1, "0 to 1")
         _require(self, "momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
+        plain = not self.nesterov or self.momentum > 0
+        _require(self, "nesterov", plain, "false where training.momentum is 0")
         _require(self, "drop_factor", self.drop_factor > 1, "more than 1: the rate has to fall")
         ends = 1 <= self.epochs <= MAX_EPOCHS
         _require(self, "epochs", ends, f"1 to {MAX_EPOCHS:,}: a schedule has to end")
@@ -147,8 +152,15 @@ class Training:
     def _check_events(self) -> None:
         rises = all(a <= b for a, b in zip(self.drop_epochs, self.drop_epochs[1:]))
         within = all(1 <= epoch <= self.epochs for epoch in self.drop_epochs)
-        expected = f"rising epochs from 1 to training.epochs = {self.epochs}, or it never comes"
+        expected = (
+            f"rising epochs from 1 to training.epochs = {self.epochs}, or it never comes; "
+            f"--epochs moves them in proportion"
+        )
         _require(self, "drop_epochs", rises and within, expected)
+        drops = self.num_drops if self.schedule == "plateau" else len(self.drop_epochs)
+        left = drops * math.log10(self.drop_factor) <= MAX_DECADES
+        expected = f"smaller: {drops} drops would leave less than a rate / 10^{MAX_DECADES}"
+        _require(self, "drop_factor", left, expected)
         for epoch, layer, factor in self.layer_rates:
             good = 0 <= epoch <= self.epochs and layer in LAYERS and factor >= 0
             expected = (

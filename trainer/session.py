@@ -10,12 +10,13 @@ from typing import Any
 from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.moments import read_statistics
 from pipeline.manifest import Dataset, open_dataset
-from trainer.checkpoint import load_checkpoint, require_classes, save_checkpoint
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import (
     RunConfig,
     asked_preset,
     claim_folder,
     describe,
+    differences,
     find_device,
     notes,
     resolve_preset,
@@ -73,7 +74,7 @@ class Session:
                 ema_decay=config.ema,
             )
             self._say(config, dataset)
-            self._resume(dataset.classes)
+            self._resume()
             self._loaders = stack.pop_all()
 
     def run(self) -> bool:
@@ -224,14 +225,17 @@ class Session:
         checkpoint = capture(self.trainer, self.train_feed, self.description, progress)
         save_checkpoint(self.folder / name, checkpoint)
 
-    def _resume(self, classes: tuple[str, ...]) -> None:
+    def _resume(self) -> None:
         """Takes up the last checkpoint where there is one, and drops what was told after it."""
         path = self.folder / LAST_NAME
         if not path.exists():
             self.metrics.resume(-1)
             return
         checkpoint = load_checkpoint(path)
-        require_classes(checkpoint, classes, str(self.train_feed.dataset.folder))
+        if different := differences(checkpoint.config, self.description):
+            raise ValueError(
+                f"{path} is of another run: {'; '.join(different)}. Put its own back, or delete it"
+            )
         restore(checkpoint, self.trainer, self.train_feed)
         progress: dict[str, Any] = checkpoint.progress
         self.epoch = progress["epoch"]

@@ -81,7 +81,7 @@ def _step_of(line: str, default: int) -> int:
     """The step of a line; `default` where it is no whole JSON object with one."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return default
 
 

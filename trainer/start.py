@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from pipeline.moments import Statistics
 from trainer.checkpoint import (
-    Checkpoint,
     load_checkpoint,
     load_tensors,
     network_differences,
+    require_classes,
 )
-from trainer.config import RunConfig, differences
+from trainer.config import RunConfig
 from trainer.model import AlexNet
 from trainer.preset import Preset
 
 HEAD = "fc8."
+OTHER_CLASSES = "give --replace-head for a new last layer, or take shards of the same classes"
 
 
 def build_model(
@@ -59,18 +60,9 @@ def load_pretrained(
         )
     tensors = dict(checkpoint.tested)
     if not replace_head:
-        _require_classes(checkpoint, classes, path)
+        name = f"--init-from {path}"
+        require_classes(checkpoint, classes, "the shard folder", name, OTHER_CLASSES)
     else:
         state = model.state_dict()
         tensors |= {name: value for name, value in state.items() if name.startswith(HEAD)}
     load_tensors(model, tensors)
-
-
-def _require_classes(checkpoint: Checkpoint, classes: tuple[str, ...], path: Path) -> None:
-    own = tuple(checkpoint.config["classes"])
-    if own != classes:
-        difference = "; ".join(differences({"classes": list(own)}, {"classes": list(classes)}))
-        raise ValueError(
-            f"--init-from {path} knows other classes: {difference}. Give --replace-head to start "
-            f"with a new last layer, or take shards of the same classes"
-        )

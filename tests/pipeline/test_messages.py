@@ -5,6 +5,10 @@ import pytest
 from pipeline.messages import clear_errors
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch's is named, which preparation does without."""
+
+
 INTERRUPTED = "interrupted; what was finished is kept, start again to go on\n"
 
 
@@ -13,9 +17,14 @@ INTERRUPTED = "interrupted; what was finished is kept, start again to go on\n"
     [
         (ValueError("no shards; run this"), 1, "error: no shards; run this\n"),
         (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device\n"),
+        (
+            OutOfMemoryError("CUDA out of memory"), 1,
+            "error: CUDA out of memory; ask for fewer images at once: --micro-batch in training, "
+            "or --batch-size\n",
+        ),
         (KeyboardInterrupt(), 130, INTERRUPTED),
     ],
-)
+)  # fmt: skip
 def test_what_a_user_can_mend_is_one_line(
     error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from tests.conftest import compute_statistics, prepare_here, write_source
-from tools import evaluate
+from tools import evaluate, evaluation
 from pipeline.manifest import open_dataset
 
 
@@ -124,6 +125,16 @@ def test_shards_of_other_classes_are_refused(run_folder: Path, tmp_path: Path) -
     result = call(run_folder / "last.safetensors", tmp_path / "shards")
     assert result.exit_code == 1 and "class 0 is 'ant' in" in result.output
     assert "last.safetensors, 'bee' in" in result.output
+
+
+def test_products_of_float32_are_not_rounded_on_a_gpu(
+    run_folder: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in training; torch's own default for convolutions is tf32."""
+    asked: list[tuple[str, torch.device]] = []
+    monkeypatch.setattr(evaluation, "set_float32_products", lambda *what: asked.append(what))
+    assert call(run_folder / "last.safetensors", shard_folder).exit_code == 0
+    assert asked == [("fp32", torch.device("cpu"))]
 
 
 def test_it_runs_as_a_file_from_another_folder(

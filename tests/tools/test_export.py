@@ -31,6 +31,18 @@ def test_another_suffix_is_a_usage_error(run_folder: Path, tmp_path: Path) -> No
     assert result.exit_code == 2 and "must end with .onnx or .safetensors" in result.output
 
 
+def test_the_checkpoint_is_not_written_over(run_folder: Path, tmp_path: Path) -> None:
+    """Its momentum and its place in the run would be lost."""
+    path, link = tmp_path / "last.safetensors", tmp_path / "net.safetensors"
+    path.write_bytes((run_folder / "last.safetensors").read_bytes())
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for out in (path, link):
+        result = call(path, "--out", out)
+        assert result.exit_code == 2 and "the checkpoint itself" in result.output
+        assert path.read_bytes() == before
+
+
 def test_nothing_is_written_where_the_extra_is_missing(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from pipeline.images import ImageFormat
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.sources import open_source
 from tests.conftest import prepare_here
+from tools import prediction
 from tools.prediction import Predictor, find_files, prepare_photograph
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.evaluate import TEN_VIEWS, log_probabilities, over_views
@@ -93,6 +94,15 @@ def test_batches_of_any_size_give_the_same(checkpoint: Checkpoint, image_folder:
     for one, other in zip(whole, parts, strict=True):
         for mine, theirs in zip(one.best, other.best, strict=True):
             assert dataclasses.astuple(mine) == pytest.approx(dataclasses.astuple(theirs))
+
+
+def test_products_of_float32_are_not_rounded_on_a_gpu(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, torch.device]] = []
+    monkeypatch.setattr(prediction, "set_float32_products", lambda *what: asked.append(what))
+    Predictor(checkpoint, CPU)
+    assert asked == [("fp32", CPU)]
 
 
 def test_folders_are_read_in_sorted_order_without_litter(tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
 def test_an_absent_or_foreign_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none.safetensors: no such checkpoint"):
         load_checkpoint(tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="is a folder; .* such as best.safetensors"):
+        load_checkpoint(tmp_path)
     from safetensors.torch import save_file
 
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")

@@ -140,6 +140,17 @@ def test_grouped_linear_is_a_layer_of_its_own_for_each_part(groups: int) -> None
     torch.testing.assert_close(layer(x), torch.cat(parts, 1), rtol=1e-14, atol=1e-14)
 
 
+def test_grouped_linear_can_be_exported_for_batches_of_any_size() -> None:
+    """ONNX files take any number of images."""
+    layer, batch = GroupedLinear(12, 6, 2).double(), torch.export.Dim("batch")
+    program = torch.export.export(
+        layer, (random_tensor(5, 12),), dynamic_shapes=({0: batch},)
+    ).module()
+    for num_images in (2, 7):
+        x = random_tensor(num_images, 12)
+        torch.testing.assert_close(program(x), layer(x), rtol=0, atol=0)
+
+
 def test_mean_at_crop_is_the_crop_of_the_mean_image_mirrored_with_it() -> None:
     mean = np.random.default_rng(0).random((256, 256, 3), np.float32)
     crops = [(0, 0, 0), (32, 5, 0), (7, 32, 1), (32, 32, 1)]

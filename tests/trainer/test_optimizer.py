@@ -126,6 +126,14 @@ def test_the_last_entry_of_a_layer_says_its_rate() -> None:
     assert [layer_factor(rates, layer, 9) for layer in ("fc8", "fc7", "")] == [10.0, 1.0, 1.0]
 
 
+def test_rates_that_freeze_every_layer_are_refused() -> None:
+    rates = [[0, "conv1", 0.0], [3, "fc6", 0.0], [3, "conv2", 0.5]]  # there is no conv2
+    with pytest.raises(ValueError, match="layer_rates freeze every layer from epoch 3 on"):
+        build_optimizer(network(), override(PAPER, {"layer_rates": rates}))
+    build_optimizer(network(), override(PAPER, {"layer_rates": [*rates, [3, "conv1", 0.1]]}))
+    build_optimizer(network(), override(PAPER, {"layer_rates": rates[:1]}))
+
+
 def test_groups_are_few_and_each_parameter_is_in_one() -> None:
     model = network()
     assert [g["name"] for g in build_optimizer(model, PAPER).param_groups] == [

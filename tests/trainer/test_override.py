@@ -87,6 +87,10 @@ def test_an_unknown_field_is_refused_with_the_nearest_one(name: str, hint: str) 
         ("training.momentum", "high", "a finite number"),
         ("training.learning_rate", float("nan"), "a finite number"),
         ("training.learning_rate", float("inf"), "a finite number"),
+        pytest.param(
+            "training.learning_rate", 10**400, "within 9,007,199,254,740,992", id="401 digits"
+        ),
+        ("training.layer_rates", [[-(2**60), "conv1", 1]], "within 9,007,199,254,740,992"),
         ("training.nesterov", 1, "true or false"),
         ("network.norm", 1, "a string"),
         ("network.channels", 96, "a list"),
@@ -98,6 +102,19 @@ def test_an_unknown_field_is_refused_with_the_nearest_one(name: str, hint: str) 
 def test_a_value_of_another_type_is_refused_by_name(name: str, value: Any, expected: str) -> None:
     with pytest.raises(ValueError, match=f"{name} (is|has) .*must be {expected}"):
         override(PAPER, {name: value})
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 5000], ids=["digits", "nesting"])
+def test_what_no_parser_can_hold_is_refused_like_any_word(text: str) -> None:
+    with pytest.raises(ValueError, match="training.epochs is '.*', must be a whole number"):
+        override(PAPER, parse_settings((f"epochs={text}",)))
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As editors on Windows write it."""
+    path = tmp_path / "mine.toml"
+    path.write_text("[training]\nepochs = 3\n", encoding="utf-8-sig")
+    assert read_config(path) == {"training.epochs": 3}
 
 
 def test_a_preset_as_shown_can_be_given_back(tmp_path: Path) -> None:
@@ -112,6 +129,7 @@ def test_a_preset_as_shown_can_be_given_back(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[training]\nepochs = ", "is no TOML file"),
+        pytest.param("x = " + "[" * 5000, "is no TOML file", id="nesting"),
         ("[training]\nepoch = 3", "no preset field 'training.epoch'; did you mean"),
         ("colour = 3", "no preset field 'colour'"),
         ("[colours]\nred = 3", "no preset field 'colours.red'"),

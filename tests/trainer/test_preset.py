@@ -34,6 +34,7 @@ from trainer.presets import KRIZ2012, MODERN, PAPER
         ("training.batch_size", 0),
         ("training.learning_rate", 0.0),
         ("training.momentum", 1.0),
+        ("training.batch_exponent", 1.5),
         ("training.weight_decay", -1.0),
         ("training.vector_rate_factor", 0.0),
         ("training.schedule", "linear"),
@@ -58,6 +59,8 @@ def test_a_value_out_of_bounds_is_refused_by_name(field: str, value: Any) -> Non
         ("drop_epochs", [23, 94], r"drop_epochs is \(23, 94\), .* = 93, or it never comes"),
         ("drop_epochs", [51, 23], "rising epochs"),
         ("drop_epochs", [0], "epochs from 1"),
+        ("drop_factor", 1e300, "drop_factor is 1e.300, must be smaller: 3 drops would leave less"),
+        ("drop_epochs", [1] * 21, "drop_factor is 10.0, must be smaller: 21 drops"),
     ],
 )
 def test_a_schedule_that_never_ends_or_never_falls_is_refused(
@@ -65,6 +68,18 @@ def test_a_schedule_that_never_ends_or_never_falls_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         override(KRIZ2012, {field: value})
+
+
+def test_a_plateau_that_never_stops_dropping_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be smaller: 400 drops would leave less"):
+        override(PAPER, {"num_drops": 400})
+    assert override(KRIZ2012, {"num_drops": 400}).training.num_drops == 400  # has no use for it
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(ValueError, match="nesterov is True, .* where training.momentum is 0"):
+        override(MODERN, {"momentum": 0.0})
+    assert override(MODERN, {"momentum": 0.0, "nesterov": False}).training.momentum == 0
 
 
 def test_lighting_and_the_divisor_end_together_after_68_epochs() -> None:

@@ -285,6 +285,16 @@ def test_a_truncated_checkpoint_is_refused_by_name(
         train(shard_folder, tmp_path, preset=preset)
 
 
+def test_a_checkpoint_of_another_run_is_not_taken_up(shard_folder: Path, tmp_path: Path) -> None:
+    """Copied in by hand: also where network, seed and shards are the same."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    train(shard_folder, one, limit_steps=1)
+    train(shard_folder, other, limit_steps=1, settings=("momentum=0.5",))
+    (one / "last.safetensors").write_bytes((other / "last.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="another run: preset.training.momentum is 0.5, asked"):
+        train(shard_folder, one)
+
+
 def loaders_of(session: Session) -> tuple[Loader, Loader]:
     assert isinstance(session.train_feed, Loader) and isinstance(session.val_feed, Loader)
     return session.train_feed, session.val_feed

@@ -53,6 +53,13 @@ def test_lines_past_the_checkpoint_are_dropped(
     assert steps(lines.path) == kept
 
 
+def test_a_line_that_is_no_report_is_dropped(lines: MetricsFile) -> None:
+    whole = lines.path.read_bytes()
+    lines.path.write_bytes(whole + b'null\n[]\n{"step": Infinity}\n{"step": "x"}\n')
+    lines.drop_after(30)
+    assert lines.path.read_bytes() == whole
+
+
 def test_a_line_cut_off_in_the_middle_is_dropped_at_any_length(lines: MetricsFile) -> None:
     whole = lines.path.read_bytes()
     last = len(whole.splitlines(keepends=True)[-1])

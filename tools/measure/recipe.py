@@ -6,6 +6,7 @@ its schedule (cosine or steps) goes from start to end, and it can be repeated wi
 epochs. What it took in the end is reported beside the budget.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,8 +35,8 @@ class RecipeContest:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not self.minutes > 0:
-            raise ValueError(f"minutes must be more than 0, not {self.minutes}")
+        if not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes must be a number more than 0, not {self.minutes}")
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, not {self.seeds}")
 

@@ -83,8 +83,8 @@ def publish(
     """
     click.echo(table(report))
     text = json.dumps(report)
+    click.echo(text)  # first: a path that cannot be written loses nothing then
     if json_path is not None:
         write_whole(json_path, f"{text}\n".encode())
-    click.echo(text)
     if not report["results"]:
         sys.exit(1)

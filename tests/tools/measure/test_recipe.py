@@ -87,8 +87,9 @@ def test_the_report_of_two_seeds(shard_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--minutes", "0"], "minutes must be more than 0"),
-        (["--minutes", "nan"], "minutes must be more than 0"),
+        (["--minutes", "0"], "minutes must be a number more than 0"),
+        (["--minutes", "nan"], "minutes must be a number more than 0"),
+        (["--minutes", "inf"], "minutes must be a number more than 0"),
         (["--seeds", "0"], "seeds must be at least 1"),
     ],
 )

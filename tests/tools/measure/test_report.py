@@ -1,10 +1,13 @@
 """The JSON form that every benchmark keeps, frozen; and the table made of it."""
 
 import json
+from pathlib import Path
+
+import pytest
 
 from tools.measure.report import build_report
 from tools.measure.rounds import Outcome, Pass
-from tools.measure.table import report_table
+from tools.measure.table import publish, report_table
 
 OUTCOME = Outcome(
     passes={
@@ -77,3 +80,11 @@ def test_the_table_shows_speeds_ratios_and_what_is_absent() -> None:
         "not measured: webdataset: not installed",
         "not measured: ffcv: ImportError: broken",
     ]
+
+
+def test_a_file_that_cannot_be_written_does_not_lose_the_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        publish(REPORT, tmp_path / "no folder" / "a.json")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == json.loads(json.dumps(REPORT))
