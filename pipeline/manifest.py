@@ -4,9 +4,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_origin
 
 from pipeline.atomic import is_local, write_whole
 from pipeline.shards import (
@@ -25,6 +25,7 @@ DATASET_NAME = "dataset.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 TIMM_NAME = "_info.json"
 CLAIM_NAME = "preparing.json"  # on an object store, while shards are written there
+Record = TypeVar("Record", "Receipt", "Shard", "Split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +133,9 @@ def write_receipt(folder: Path, number: int, receipt: Receipt) -> None:
 def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
     """The receipt of a shard that is there, as large as it says; None where there is none."""
     try:
-        receipt = Receipt(**json.loads(receipt_path(folder, split, number).read_bytes()))
-        if receipt.format_version != FORMAT_VERSION:
+        receipt = _typed(Receipt, json.loads(receipt_path(folder, split, number).read_bytes()))
+        known = receipt.format_version == FORMAT_VERSION and receipt.split == split
+        if not known or not _is_consistent(receipt):
             return None
         size = (folder / receipt.shard).stat().st_size
         rows = read_rows(folder, split, number)
@@ -143,6 +145,27 @@ def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
         return None
     whole = size == receipt.bytes and len(rows) == receipt.samples
     return receipt if whole and dali_index == dali_index_text(rows, component) else None
+
+
+def _is_consistent(receipt: Receipt) -> bool:
+    """Whether a receipt's settings are those of its hash, and its quarantined have a reason."""
+    entries = all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("id"), int)
+        and isinstance(entry.get("reason"), str)
+        for entry in receipt.quarantined
+    )
+    return entries and receipt.settings_hash == canonical_hash(receipt.settings)
+
+
+def _typed(kind: type[Record], value: Any) -> Record:
+    """What a JSON object says; TypeError where a field is missing, unknown or of another type."""
+    record = kind(**value)
+    for field in fields(record):
+        found, expected = getattr(record, field.name), get_origin(field.type) or field.type
+        if not isinstance(found, expected):
+            raise TypeError(f"{field.name} is {found!r}, expected {expected.__name__}")
+    return record
 
 
 def timm_info(dataset: Dataset) -> bytes:
@@ -188,9 +211,10 @@ def open_dataset(folder: Path, *, check_sizes: bool = True) -> Dataset:
                 "prepare the shards again"
             )
         splits = {name: _split(value) for name, value in text["splits"].items()}
+        COMPONENTS[text["settings"]["encoding"]]  # which all readers need
         dataset = Dataset(
             folder=folder,
-            classes=tuple(text["classes"]),
+            classes=tuple(_text(name) for name in text["classes"]),
             settings=text["settings"],
             splits=splits,
         )
@@ -219,8 +243,14 @@ def _json(value: Any) -> bytes:
 
 
 def _split(value: dict[str, Any]) -> Split:
-    shards = tuple(Shard(**shard) for shard in value["shards"])
-    return Split(**{**value, "shards": shards})
+    shards = tuple(_typed(Shard, shard) for shard in value["shards"])
+    return _typed(Split, {**value, "shards": shards})
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r}, expected text")
+    return value
 
 
 def remove_dataset(folder: Path) -> int:
