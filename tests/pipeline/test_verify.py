@@ -22,7 +22,7 @@ from pipeline.manifest import (
     Dataset,
     open_dataset,
 )
-from pipeline.moments import PCA_NAME
+from pipeline.moments import MEAN_NAME, PCA_NAME
 from pipeline.plan import Settings
 from pipeline.repair import repair
 from pipeline.sources import open_source
@@ -199,6 +199,10 @@ def change_samples(folder: Path) -> None:
     )
 
 
+def change_settings(folder: Path) -> None:
+    change_dataset(folder, lambda text: text["settings"].update(orientation="ignored"))
+
+
 def more_classes(folder: Path) -> None:
     change_dataset(folder, lambda text: text["classes"].append("dog"))
 
@@ -210,6 +214,17 @@ def fewer_classes(folder: Path) -> None:
 def foreign_pca(folder: Path) -> None:
     path = folder / PCA_NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "0" * 64}))
+
+
+def other_mean(folder: Path) -> None:
+    np.save(folder / MEAN_NAME, np.load(folder / MEAN_NAME) + np.float32(1))
+
+
+def other_axes(folder: Path) -> None:
+    path = folder / PCA_NAME
+    text = json.loads(path.read_text())
+    text["eigenvectors"][0].reverse()
+    path.write_text(json.dumps(text))
 
 
 def quarantine_less(folder: Path) -> None:
@@ -235,9 +250,12 @@ HARMS_OF_THE_WHOLE = [
     (change_train(quarantined=0, found=39), "lists 2 originals of train, dataset.json says 0"),
     (change_train(fingerprint="0" * 64), "train: the fingerprint is not that of the shards"),
     (change_samples, "train: the shards' samples do not add up to 39"),
+    (change_train(written=38, quarantined=3), "train.index.npy has 39 rows, dataset.json says 38"),
     (more_classes, "train: 1 of 4 classes have no image: dog"),
     (fewer_classes, "train: labels go beyond the 2 classes"),
     (foreign_pca, PCA_NAME),
+    (other_mean, "are not what the sums beside the shards give; run: tools/compute_pca.py"),
+    (other_axes, "are not what the sums beside the shards give; run: tools/compute_pca.py"),
 ]
 
 
@@ -251,7 +269,7 @@ def test_damage_of_the_whole_is_named(
     assert any(problem in text for text in found.other), found.other
 
 
-@pytest.mark.parametrize(("harm", "problem"), HARMS_OF_THE_WHOLE[:-1])
+@pytest.mark.parametrize(("harm", "problem"), HARMS_OF_THE_WHOLE[:-3])
 def test_a_repair_writes_anew_what_ties_the_shards_together(
     image_folder: Path,
     shard_folder: Path,
@@ -279,6 +297,13 @@ def test_a_repair_mends_damage_of_shards_and_of_the_whole_at_once(
     remove(".receipt.json")(shard_copy)
     repaired_from(image_folder, shard_copy)
     assert folder_bytes(shard_copy) == folder_bytes(shard_folder)
+
+
+def test_settings_that_are_not_those_of_the_receipts_are_named(shard_copy: Path) -> None:
+    change_settings(shard_copy)
+    found = verified(shard_copy, sample=0)
+    message = "its receipt and dataset.json name different settings; prepare again"
+    assert list(found.damaged.values()) == [[message]] * 7
 
 
 def test_another_source_repairs_nothing(tmp_path: Path, shard_copy: Path) -> None:
