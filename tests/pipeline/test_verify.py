@@ -329,6 +329,48 @@ def test_originals_of_other_bytes_repair_nothing(tmp_path: Path) -> None:
     assert folder_bytes(out) == before
 
 
+def test_a_split_that_came_after_the_preparation_does_not_hinder_a_repair(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    (source / "train").symlink_to(image_folder / "train")
+    prepare_here(source, out)
+    before = folder_bytes(out)
+    (source / "val").symlink_to(image_folder / "val")
+    flip_byte(out / f"{STEM}.tar", 700)
+    repaired_from(source, out)
+    assert folder_bytes(out) == before
+
+
+def test_an_original_that_is_readable_now_does_not_hinder_the_repair_of_another_shard(
+    tmp_path: Path
+) -> None:
+    source, out = write_source(tmp_path / "source", train_per_class=4), tmp_path / "out"
+    target = source / "train/bee/01.jpg"
+    moved = target.rename(tmp_path / "away.jpg")
+    target.symlink_to(moved.with_name("gone.jpg"))
+    prepare_here(source, out, images_per_shard=3)
+    before = folder_bytes(out)
+    receipts = [json.loads(path.read_text()) for path in sorted(out.glob("train-*.receipt.json"))]
+    unreadable = [bool(receipt["quarantined"]) for receipt in receipts].index(True)
+    moved.rename(moved.with_name("gone.jpg"))
+    flip_byte(out / f"train-{(unreadable + 1) % len(receipts):06d}.tar", 700)
+    repaired_from(source, out)
+    assert folder_bytes(out) == before
+
+
+def test_what_a_killed_repair_left_goes_with_the_next_one(
+    image_folder: Path, shard_folder: Path, shard_copy: Path
+) -> None:
+    left = shard_copy / ".repair-abcdefgh"
+    left.mkdir()
+    (left / "train-000000.tar").write_bytes(bytes(1000))
+    flip_in_image(shard_copy)
+    repaired_from(image_folder, shard_copy)
+    assert folder_bytes(shard_copy) == folder_bytes(shard_folder)
+
+
 def test_a_share_of_the_images_is_decoded_by_seed(shard_folder: Path) -> None:
     counts = [verified(shard_folder, sample=0.4, seed=seed).num_decoded for seed in range(20)]
     assert verified(shard_folder, sample=0.4, seed=3).num_decoded == counts[3]
