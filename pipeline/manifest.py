@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
-from pipeline.atomic import is_local, write_whole
+from pipeline.atomic import is_local, sole_writer, write_whole
 from pipeline.shards import (
     COMPONENTS,
     Index,
@@ -254,16 +254,22 @@ def _text(value: Any) -> str:
 
 
 def remove_dataset(folder: Path) -> int:
-    """Removes all that a preparation wrote into `folder`, and nothing else; returns the count."""
+    """Removes all that a preparation wrote into `folder`, and nothing else; returns the count.
+
+    OSError where another process is writing there.
+    """
+    if is_local(folder) and not folder.is_dir():
+        return 0
     made = re.compile(
         r"((train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)"
         r"|(train|val|test)\.index\.npy"
         rf"|{DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|{CLAIM_NAME}|pca\.json|mean\.npy)"
         r"(\.([0-9a-f]{16}\.)?tmp)?"  # of a killed writer
     )
-    paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
-    for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # dataset.json first
-        path.unlink()
+    with sole_writer(folder):
+        paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
+        for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # it goes first
+            path.unlink()
     return len(paths)
 
 
