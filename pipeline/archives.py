@@ -126,7 +126,7 @@ def _joined(listings: Sequence[Listing]) -> Listing:
         labels=np.concatenate([listing.labels for listing in listings]),
         places=SpanPlaces(
             archives=archives,
-            archive=np.concatenate(archive).astype(np.uint16),
+            archive=np.concatenate(archive).astype(np.uint32),
             offset=np.concatenate([place.offset for place in places]),
             size=np.concatenate([place.size for place in places]),
         ),
@@ -141,7 +141,7 @@ def span_listing(
     number = {path: i for i, path in enumerate(archives)}
     spans = SpanPlaces(
         archives=archives,
-        archive=np.array([number[member.archive] for member in places], np.uint16),
+        archive=np.array([number[member.archive] for member in places], np.uint32),
         offset=np.array([member.offset for member in places], np.int64),
         size=np.array([member.size for member in places], np.int64),
     )

@@ -4,9 +4,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from pipeline.atomic import is_local, sole_writer, write_whole
 from pipeline.shards import (
@@ -161,10 +161,10 @@ def _is_consistent(receipt: Receipt) -> bool:
 def _typed(kind: type[Record], value: Any) -> Record:
     """What a JSON object says; TypeError where a field is missing, unknown or of another type."""
     record = kind(**value)
-    for field in fields(record):
-        found, expected = getattr(record, field.name), get_origin(field.type) or field.type
+    for name, annotation in get_type_hints(kind).items():
+        found, expected = getattr(record, name), get_origin(annotation) or annotation
         if not isinstance(found, expected):
-            raise TypeError(f"{field.name} is {found!r}, expected {expected.__name__}")
+            raise TypeError(f"{name} is {found!r}, expected {expected.__name__}")
     return record
 
 

@@ -110,7 +110,7 @@ class SpanPlaces:
     """Runs of bytes within archives: members of tar files, of tar files within tar files."""
 
     archives: tuple[Path, ...]
-    archive: NDArray[np.uint16]  # (original,), position in `archives`
+    archive: NDArray[np.uint32]  # (original,), position in `archives`
     offset: NDArray[np.int64]  # (original,)
     size: NDArray[np.int64]  # (original,)
 
