@@ -75,14 +75,17 @@ def class_of(name: bytes) -> bytes:
 
 def class_listing(
     root: Path, split: str, found: Iterable[tuple[bytes, list[Member]]]
-) -> tuple[list[bytes], Listing]:
+) -> tuple[list[bytes], Listing, tuple[str, ...]]:
     """The sorted classes, and the listing, of class archives as they come, each with its files.
 
-    Names are split/class/file, as in an image folder. ValueError where there is no image.
+    Names are split/class/file, as in an image folder. With them the names of archives without an
+    image, which are no classes. ValueError where there is no image at all.
     """
+    seen = set()
     parts: dict[bytes, list[Listing]] = {}  # packed at once: there can be 15 million files
     num_ignored = 0
     for folder, inside in found:
+        seen.add(folder)
         images = [member for member in inside if not litter(member.name)]
         num_ignored += len(inside) - len(images)
         if images:
@@ -99,7 +102,8 @@ def class_listing(
     labels = np.array([label_of[folder] for folder in folders], np.int32)
     whole = _joined(joined)
     counts = [len(listing) for listing in joined]
-    return classes, replace(whole, labels=np.repeat(labels, counts), ignored=num_ignored)
+    listing = replace(whole, labels=np.repeat(labels, counts), ignored=num_ignored)
+    return classes, listing, tuple(os.fsdecode(name) for name in sorted(seen.difference(classes)))
 
 
 def _class_of_parts(parts: Sequence[Listing]) -> Listing:
@@ -122,7 +126,7 @@ def _joined(listings: Sequence[Listing]) -> Listing:
         labels=np.concatenate([listing.labels for listing in listings]),
         places=SpanPlaces(
             archives=archives,
-            archive=np.concatenate(archive).astype(np.uint16),
+            archive=np.concatenate(archive).astype(np.uint32),
             offset=np.concatenate([place.offset for place in places]),
             size=np.concatenate([place.size for place in places]),
         ),
@@ -137,7 +141,7 @@ def span_listing(
     number = {path: i for i, path in enumerate(archives)}
     spans = SpanPlaces(
         archives=archives,
-        archive=np.array([number[member.archive] for member in places], np.uint16),
+        archive=np.array([number[member.archive] for member in places], np.uint32),
         offset=np.array([member.offset for member in places], np.int64),
         size=np.array([member.size for member in places], np.int64),
     )
@@ -147,15 +151,15 @@ def span_listing(
 def _members(tar: tarfile.TarFile, path: Path, *, start: int, size: int) -> Iterator[Member]:
     """The files of an open tar that fills [start, start + size) of the file `path`.
 
-    A hard link is the file it names. What else is no folder (symbolic links, devices) has no bytes
-    here: it is given with none, so that it ends in quarantine and not unseen.
+    A hard link is the file it names. What else is no folder (symbolic links, devices, sparse
+    files) has no bytes here: it is given with none, so that it ends in quarantine and not unseen.
     """
     files: dict[str, tarfile.TarInfo] = {}
     for info in _whole_infos(tar, size):
         if info.isdir():
             continue
         target = files.get(info.linkname, info) if info.islnk() else info
-        num_bytes = target.size if target.isreg() else 0
+        num_bytes = target.size if target.isreg() and not target.issparse() else 0
         files[info.name] = target
         yield Member(path, os.fsencode(info.name), start + target.offset_data, num_bytes)
 
@@ -167,6 +171,8 @@ def _whole_infos(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
     """
     last = "its beginning"
     for info in tar:
+        if info.size < 0:  # tarfile would go back and read the same members for ever
+            raise tarfile.ReadError(f"damaged at {info.name}")
         if info.offset_data + info.size > size:
             raise tarfile.ReadError(f"cut off within {info.name}")
         yield info

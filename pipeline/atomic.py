@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = re.compile(r".+\.[0-9a-f]{16}\.tmp")
+BESIDE_PREFIX = ".repair-"  # of a folder in the folder of shards, where some are made anew
 
 
 def is_local(path: Path) -> bool:
@@ -62,7 +64,7 @@ def put_whole(source: Path, path: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> int:
-    """Removes what killed writers left in a local folder; returns how many files.
+    """Removes what killed writers and repairs left in a local folder; returns how many files.
 
     To be called by the folder's sole writer: a file that is being written would go as well.
     """
@@ -71,6 +73,8 @@ def remove_temporaries(folder: Path) -> int:
     left = [path for path in folder.glob("*.tmp") if TEMPORARY.fullmatch(path.name)]
     for path in left:
         path.unlink(missing_ok=True)
+    for path in folder.glob(f"{BESIDE_PREFIX}*"):
+        shutil.rmtree(path)
     return len(left)
 
 

@@ -11,6 +11,10 @@ import numpy as np
 from pipeline.originals import FilePlaces, Listing, Names, Source, litter
 
 SPLITS = ("train", "val", "test")
+OTHER_NAMES = {  # of a split's folder, in small letters
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ def open_folders(root: Path) -> Source:
     A test folder without class folders (ImageNet's) is left out, and its files counted.
     ValueError where train has no file, or where another split has a class that train lacks.
     """
+    refuse_misnamed(root)
     there = [split for split in SPLITS if (root / split).is_dir()]
     if "train" not in there:
         raise ValueError(f"there is no folder {root}/train; expected train/<class>/*")
@@ -59,7 +64,16 @@ def open_folders(root: Path) -> Source:
         classes=tuple(os.fsdecode(name) for name in classes),
         splits=splits,
         unlabelled=unlabelled,
+        empty=empty_classes(files["train"]),
     )
+
+
+def refuse_misnamed(root: Path) -> None:
+    """ValueError where a folder is meant for a split and named otherwise: it would be left out."""
+    for path in sorted(root.iterdir()):
+        split = OTHER_NAMES.get(path.name.lower(), path.name)
+        if path.name != split and path.is_dir():
+            raise ValueError(f"{path} would be left out: rename it to {split}, or move it away")
 
 
 def open_tree(root: Path) -> Source:
@@ -70,7 +84,8 @@ def open_tree(root: Path) -> Source:
         raise ValueError(f"{root} has no files in class folders; expected <class>/*")
     names = tuple(os.fsdecode(name) for name in classes)
     splits = {"train": folder_listing(root, classes, found)}
-    return Source(root=root, format="tree", classes=names, splits=splits)
+    empty = empty_classes(found)
+    return Source(root=root, format="tree", classes=names, splits=splits, empty=empty)
 
 
 def split_off(source: Source, fraction: float) -> Source:
@@ -121,6 +136,11 @@ def class_files(root: Path, split: str) -> dict[bytes, Found]:
     above = os.fsencode(split)
     found = {name: files_below(root, os.path.join(above, name)) for name in sorted(names)}
     return found | {b"": Found(Names.pack([]), num_strays)}
+
+
+def empty_classes(found: Mapping[bytes, Found]) -> tuple[str, ...]:
+    """The names of the class folders without a file."""
+    return tuple(os.fsdecode(name) for name in sorted(found) if name and not found[name].names)
 
 
 def files_below(root: Path, folder: bytes) -> Found:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.archives import Member, class_listing, members, nested_members, span_listing
-from pipeline.folders import class_files, files_below, folder_listing
+from pipeline.folders import class_files, empty_classes, files_below, folder_listing
 from pipeline.originals import FilePlaces, Listing, Source, litter, sorted_listing
 
 KAGGLE_IMAGES = Path("ILSVRC/Data/CLS-LOC")
@@ -64,7 +64,7 @@ def open_challenge(root: Path, challenge: Challenge) -> Source:
     found = nested_members(root / challenge.train)
     if challenge.patch is not None and (root / challenge.patch).is_file():
         found = _patched(found, members(root / challenge.patch))
-    classes, train = class_listing(root / challenge.train, "train", found)
+    classes, train, empty = class_listing(root / challenge.train, "train", found)
     splits = {"train": train}
     for split, archive in challenge.held_out.items():
         if (root / archive).is_file():
@@ -72,7 +72,8 @@ def open_challenge(root: Path, challenge: Challenge) -> Source:
             truth = kit.val_truth if split == "val" else _read_test_truth(root, challenge.year)
             splits[split] = _held_out(root / archive, split, truth, kit, classes)
     names = tuple(os.fsdecode(name) for name in classes)
-    return Source(root=root, format=f"ilsvrc{challenge.year}", classes=names, splits=splits)
+    name = f"ilsvrc{challenge.year}"
+    return Source(root=root, format=name, classes=names, splits=splits, empty=empty)
 
 
 def open_kaggle(root: Path) -> Source:
@@ -100,6 +101,7 @@ def open_kaggle(root: Path) -> Source:
         classes=tuple(os.fsdecode(name) for name in classes),
         splits=splits,
         unlabelled=unlabelled,
+        empty=empty_classes(found),
     )
 
 

@@ -14,6 +14,9 @@ def location(text: str) -> Path:
     """
     if "://" not in text:
         return Path(text)
+    scheme, _, rest = text.partition("://")
+    if scheme in ("file", "local"):  # a folder, with all that one has: a lock, renames, sizes
+        return Path(rest)
     try:
         from upath import UPath
 

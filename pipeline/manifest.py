@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_origin, get_type_hints
 
-from pipeline.atomic import is_local, write_whole
+from pipeline.atomic import is_local, sole_writer, write_whole
 from pipeline.shards import (
     COMPONENTS,
     Index,
@@ -25,6 +25,7 @@ DATASET_NAME = "dataset.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 TIMM_NAME = "_info.json"
 CLAIM_NAME = "preparing.json"  # on an object store, while shards are written there
+Record = TypeVar("Record", "Receipt", "Shard", "Split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +133,9 @@ def write_receipt(folder: Path, number: int, receipt: Receipt) -> None:
 def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
     """The receipt of a shard that is there, as large as it says; None where there is none."""
     try:
-        receipt = Receipt(**json.loads(receipt_path(folder, split, number).read_bytes()))
-        if receipt.format_version != FORMAT_VERSION:
+        receipt = _typed(Receipt, json.loads(receipt_path(folder, split, number).read_bytes()))
+        known = receipt.format_version == FORMAT_VERSION and receipt.split == split
+        if not known or not _is_consistent(receipt):
             return None
         size = (folder / receipt.shard).stat().st_size
         rows = read_rows(folder, split, number)
@@ -143,6 +145,27 @@ def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
         return None
     whole = size == receipt.bytes and len(rows) == receipt.samples
     return receipt if whole and dali_index == dali_index_text(rows, component) else None
+
+
+def _is_consistent(receipt: Receipt) -> bool:
+    """Whether a receipt's settings are those of its hash, and its quarantined have a reason."""
+    entries = all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("id"), int)
+        and isinstance(entry.get("reason"), str)
+        for entry in receipt.quarantined
+    )
+    return entries and receipt.settings_hash == canonical_hash(receipt.settings)
+
+
+def _typed(kind: type[Record], value: Any) -> Record:
+    """What a JSON object says; TypeError where a field is missing, unknown or of another type."""
+    record = kind(**value)
+    for name, annotation in get_type_hints(kind).items():
+        found, expected = getattr(record, name), get_origin(annotation) or annotation
+        if not isinstance(found, expected):
+            raise TypeError(f"{name} is {found!r}, expected {expected.__name__}")
+    return record
 
 
 def timm_info(dataset: Dataset) -> bytes:
@@ -188,9 +211,10 @@ def open_dataset(folder: Path, *, check_sizes: bool = True) -> Dataset:
                 "prepare the shards again"
             )
         splits = {name: _split(value) for name, value in text["splits"].items()}
+        COMPONENTS[text["settings"]["encoding"]]  # which all readers need
         dataset = Dataset(
             folder=folder,
-            classes=tuple(text["classes"]),
+            classes=tuple(_text(name) for name in text["classes"]),
             settings=text["settings"],
             splits=splits,
         )
@@ -219,21 +243,33 @@ def _json(value: Any) -> bytes:
 
 
 def _split(value: dict[str, Any]) -> Split:
-    shards = tuple(Shard(**shard) for shard in value["shards"])
-    return Split(**{**value, "shards": shards})
+    shards = tuple(_typed(Shard, shard) for shard in value["shards"])
+    return _typed(Split, {**value, "shards": shards})
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r}, expected text")
+    return value
 
 
 def remove_dataset(folder: Path) -> int:
-    """Removes all that a preparation wrote into `folder`, and nothing else; returns the count."""
+    """Removes all that a preparation wrote into `folder`, and nothing else; returns the count.
+
+    OSError where another process is writing there.
+    """
+    if is_local(folder) and not folder.is_dir():
+        return 0
     made = re.compile(
         r"((train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)"
         r"|(train|val|test)\.index\.npy"
         rf"|{DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|{CLAIM_NAME}|pca\.json|mean\.npy)"
         r"(\.([0-9a-f]{16}\.)?tmp)?"  # of a killed writer
     )
-    paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
-    for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # dataset.json first
-        path.unlink()
+    with sole_writer(folder):
+        paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
+        for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # it goes first
+            path.unlink()
     return len(paths)
 
 

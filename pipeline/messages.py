@@ -1,6 +1,7 @@
 """What a command says when it cannot go on: one line, and an exit code."""
 
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -30,12 +31,16 @@ def _explain_foreign(error: Exception) -> str | None:
 def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
     """A command whose ValueError and OSError end it with one message and exit code 1.
 
+    Names that are not UTF-8 are printed with backslashes, as on stderr, and end nothing.
+
     Anything else is a mistake of this program and shows its traceback. Usage errors are click's,
     with exit code 2; Ctrl-C ends with 130, as shells expect.
     """
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             command(*args, **kwargs)
         except (ValueError, OSError) as error:

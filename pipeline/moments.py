@@ -155,6 +155,17 @@ def statistics(sums: Sums, fingerprint: str) -> Statistics:
     )
 
 
+def same_statistics(one: Statistics, other: Statistics) -> bool:
+    """Whether two statistics are equal; eigenvectors, which differ by library, to 1e-9."""
+    exact = all(
+        np.array_equal(getattr(one, name), getattr(other, name))
+        for name in ("mean_image", "mean", "covariance", "num_pixels", "fingerprint")
+    )
+    rebuilt = one.eigenvectors * one.eigenvalues @ one.eigenvectors.T
+    scale = np.abs(other.covariance).max()
+    return exact and bool(np.abs(rebuilt - other.covariance).max() <= 1e-9 * scale)
+
+
 def write_statistics(folder: Path, found: Statistics) -> None:
     """Writes mean.npy and pca.json into a shard folder (pca.json last: it names the shards)."""
     buffer = io.BytesIO()

@@ -110,7 +110,7 @@ class SpanPlaces:
     """Runs of bytes within archives: members of tar files, of tar files within tar files."""
 
     archives: tuple[Path, ...]
-    archive: NDArray[np.uint16]  # (original,), position in `archives`
+    archive: NDArray[np.uint32]  # (original,), position in `archives`
     offset: NDArray[np.int64]  # (original,)
     size: NDArray[np.int64]  # (original,)
 
@@ -184,6 +184,7 @@ class Source:
     """Originals of one or more splits, and the names of their classes.
 
     unlabelled: images of splits that are left out because nothing says their classes, by split.
+    empty: names of train's class folders (or archives) without a file, which are no classes.
     """
 
     root: Path
@@ -191,6 +192,7 @@ class Source:
     classes: tuple[str, ...]
     splits: dict[str, Listing]
     unlabelled: dict[str, int] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
 
 def litter(name: bytes) -> bool:

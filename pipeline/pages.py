@@ -24,6 +24,7 @@ SPAN_DTYPE = np.dtype(
 )
 SNAPPY_BLOCK_BYTES = 1 << 16  # its encoders start afresh there, so unpacking can begin there too
 MAX_HEADER_BYTES = 1 << 16  # of a page: writers leave out statistics that are large
+MAX_PAGE_BYTES = 2**31 - 1  # parquet's own limit
 DICTIONARY_PAGE, DATA_PAGE, DATA_PAGE_V2 = 2, 0, 3
 PLAIN, DICTIONARY_ENCODINGS = 0, (2, 8)  # 2: PLAIN_DICTIONARY, of older writers
 
@@ -67,10 +68,12 @@ def value_spans(chunk: Chunk) -> Spans:
         for page in _pages(chunk):
             if page.kind == DICTIONARY_PAGE:
                 dictionary = _plain_spans(chunk, page, 0)
+            elif not 0 <= page.details[1] <= num_left:
+                raise ValueError("a page has more rows than are left")
             else:
                 found.append(_row_spans(chunk, page, dictionary))
                 num_left -= len(found[-1])
-    except (IndexError, KeyError, struct.error) as error:
+    except (IndexError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise ValueError(f"a page is damaged ({error!r})") from error
     if num_left:
         raise ValueError(f"its pages and its row group differ by {num_left} rows")
@@ -93,12 +96,14 @@ def _pages(chunk: Chunk) -> Iterator[_Page]:
         header, length = _thrift_struct(bytes(chunk.data[at : at + MAX_HEADER_BYTES]), 0)
         kind, num_bytes, start = header[1], header[2], at + length
         at = start + header[3]
-        if at > len(chunk.data):
+        if not start <= at <= len(chunk.data) or not 0 <= num_bytes <= MAX_PAGE_BYTES:
             raise ValueError("a page goes beyond its column")
         codec, levels = chunk.codec, None
         if kind == DATA_PAGE_V2:
             details = header[8]
             num_levels = details[5] + details[6]
+            if not 0 <= details[6] <= num_levels <= min(num_bytes, at - start):
+                raise ValueError("a page's levels go beyond it")
             levels = chunk.data[start + details[6] : start + num_levels]
             start, num_bytes = start + num_levels, num_bytes - num_levels
             codec = codec if details.get(7, True) else None

@@ -2,8 +2,10 @@
 
 import json
 import mmap
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cores import available_cores
-from pipeline.originals import Ids, Listing, Names, Source, read_span, sorted_listing
+from pipeline.originals import Ids, Listing, Names, Source, litter, read_span, sorted_listing
 from pipeline.pages import Chunk, Spans, unpack, value_spans
 
 SPLIT_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 MAX_LISTERS = 4  # files listed at once; each may hold a row group unpacked, 110 MB at 1,000 images
+MAX_CLASSES = 1 << 20  # a damaged label can be any number, and each up to it would get a name
 CODECS = {  # as a file's metadata names them -> as pyarrow.decompress does
     "UNCOMPRESSED": None, "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd",
 }  # fmt: skip
@@ -80,7 +83,12 @@ def open_parquet(root: Path) -> Source:
 
 
 def parquet_split(root: Path, path: Path) -> str | None:
-    """The split that a parquet file below `root` belongs to, by its name or its folders'."""
+    """The split that a parquet file below `root` belongs to, by its name or its folders'.
+
+    None where it belongs to none, or is a file manager's (._train-0.parquet).
+    """
+    if litter(os.fsencode(path.name)):
+        return None
     stem = path.name.split("-")[0].split(".")[0]
     folders = reversed(path.relative_to(root).parent.parts)
     return next((SPLIT_NAMES[name] for name in (stem, *folders) if name in SPLIT_NAMES), None)
@@ -139,51 +147,57 @@ def _rows_of_file(path: Path) -> tuple[NDArray[np.int64], Spans, str | None]:
     Where it is compressed, all of the images are read for this; else little but their lengths.
     """
     with _open(path) as file:
-        columns = {file.schema.column(i).path: i for i in range(len(file.schema))}
+        with _damage_of(path):
+            columns = {file.schema.column(i).path: i for i in range(len(file.schema))}
         if not {"image.bytes", "label"} <= columns.keys():
             shown = ", ".join(sorted(columns)[:8])
             raise ValueError(f"{path} lacks the columns image.bytes and label; it has: {shown}")
-        column = file.read(columns=["label"]).column("label")
+        with _damage_of(path):
+            column = file.read(columns=["label"]).column("label")
         if column.null_count:
             raise ValueError(f"{path} has {column.null_count} rows without a label")
-        labels = np.asarray(column.to_numpy(), np.int64)
-        with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            spans, codec = _image_spans(path, file, columns["image.bytes"], data)
-    return labels, spans, codec
+        labels = column.to_numpy()
+        if labels.dtype.kind not in "biu":
+            raise ValueError(f"{path} has labels of type {column.type}; expected whole numbers")
+        if len(labels) and not -1 <= labels.min() <= labels.max() < MAX_CLASSES:
+            raise ValueError(
+                f"{path} has labels from {labels.min()} to {labels.max()}; expected -1 (none) or "
+                f"more, under {MAX_CLASSES:,}"
+            )
+        with open(path, "rb") as raw, _damage_of(path):
+            # Not closed but dropped: an error's traceback may still hold views of it.
+            data = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+            spans, codec = _image_spans(file, columns["image.bytes"], memoryview(data))
+            if len(spans) != len(labels):
+                raise ValueError(f"it has {len(spans)} images and {len(labels)} labels")
+    return labels.astype(np.int64), spans, codec
 
 
-def _image_spans(
-    path: Path, file: Any, column: int, data: mmap.mmap
-) -> tuple[Spans, str | None]:
-    """Where the images of an opened file lie, and how they are compressed."""
+def _image_spans(file: Any, column: int, data: memoryview) -> tuple[Spans, str | None]:
+    """Where the images of an opened file, `data`, lie, and how they are compressed."""
     level = file.schema.column(column).max_definition_level
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     codecs = {group.column(column).compression for group in groups} or {"UNCOMPRESSED"}
     if len(codecs) > 1 or not codecs <= CODECS.keys():
         raise ValueError(
-            f"{path} is compressed by {', '.join(sorted(codecs))}; expected one of "
+            f"it is compressed by {', '.join(sorted(codecs))}; expected one of "
             f"{', '.join(CODECS)}: write it anew with one of those"
         )
     codec = CODECS[codecs.pop()]
     found = [value_spans(Chunk(memoryview(b""), 0, None, 0, 0))]
-    with memoryview(data) as view:
-        for group in groups:
-            chunk = group.column(column)
-            start = chunk.data_page_offset
-            if chunk.has_dictionary_page:
-                start = min(start, chunk.dictionary_page_offset)
-            with view[start : start + chunk.total_compressed_size] as part:
-                try:
-                    found.append(value_spans(Chunk(part, start, codec, group.num_rows, level)))
-                except ValueError as error:
-                    what = f"{path} cannot be read as a parquet file"
-                    raise ValueError(f"{what}: {error}") from error
+    for group in groups:
+        chunk = group.column(column)
+        start = chunk.data_page_offset
+        if chunk.has_dictionary_page:
+            start = min(start, chunk.dictionary_page_offset)
+        part = data[start : start + chunk.total_compressed_size]
+        found.append(value_spans(Chunk(part, start, codec, group.num_rows, level)))
     return np.concatenate(found), codec
 
 
 def _class_names(path: Path) -> tuple[str, ...] | None:
     """The names in the "huggingface" entry of the file's metadata, if it has one."""
-    with _open(path) as file:
+    with _open(path) as file, _damage_of(path):
         metadata = file.schema_arrow.metadata or {}
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -194,11 +208,19 @@ def _class_names(path: Path) -> tuple[str, ...] | None:
 
 def _open(path: Path) -> Any:
     try:
-        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise ValueError("parquet files need pyarrow: pip install 'fullfeed[parquet]'") from error
-    try:
+    with _damage_of(path):
         return parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
+
+
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Whatever pyarrow raises for a damaged file, as a ValueError that names it."""
+    import pyarrow
+
+    try:
+        yield
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read as a parquet file: {error}") from error

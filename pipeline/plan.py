@@ -36,18 +36,19 @@ class Settings:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """The settings that `as_dict` gave, by this program's codecs."""
-        image_format = ImageFormat(
-            encoding=settings["encoding"],
-            quality=settings.get("jpeg", {}).get("quality", ImageFormat.quality),
-            ignore_orientation=settings["orientation"] == "ignored",
-        )
-        return cls(
-            image_format=image_format,
-            images_per_shard=settings["images_per_shard"],
-            shuffle_seed=settings["shuffle_seed"],
-            val_fraction=settings["val_fraction"],
-        )
+        """The settings that `as_dict` gave, by this program's codecs; ValueError if damaged."""
+        try:
+            return cls(
+                image_format=ImageFormat.from_settings(settings),
+                images_per_shard=settings["images_per_shard"],
+                shuffle_seed=settings["shuffle_seed"],
+                val_fraction=settings["val_fraction"],
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"the settings in dataset.json are damaged ({error!r}); prepare again, finished "
+                "shards are kept: tools/prepare_shards.py SOURCE --out SHARDS"
+            ) from error
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, as dataset.json and the receipts hold it."""

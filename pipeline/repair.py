@@ -4,7 +4,13 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from pipeline.atomic import is_local, put_whole, sole_writer
+from pipeline.atomic import (
+    BESIDE_PREFIX,
+    is_local,
+    put_whole,
+    remove_temporaries,
+    sole_writer,
+)
 from pipeline.manifest import Dataset, read_receipt, receipt_path
 from pipeline.originals import Source
 from pipeline.plan import PlannedShard, Settings, is_finished, plan, refuse_strangers
@@ -23,24 +29,40 @@ def repair(
     """
     folder = dataset.folder
     settings = Settings.from_dict(dataset.settings)
+    source = _of_splits(source, dataset)
     shards = list(plan(source, folder, settings))
     refuse_strangers(folder, shards)
     _refuse_other_plan(source, dataset, shards)
     wanted = {*damaged}
     broken = [
-        shard
-        for shard in shards
-        if not is_finished(shard) or (shard.split, shard.number) in wanted
+        shard for shard in shards if not _is_whole(shard) or (shard.split, shard.number) in wanted
     ]
     here = folder if is_local(folder) else None  # else in the system's folder for such things
-    with sole_writer(folder), tempfile.TemporaryDirectory(prefix=".repair-", dir=here) as name:
-        beside = Path(name)
-        engine([dataclasses.replace(shard, out=beside) for shard in broken])
-        for shard in broken:
-            _require_same_bytes(source, dataset, shard, beside)
-        for shard in broken:
-            _put_in_place(dataset, shard, beside)
-    return finish(source, folder, settings, shards)
+    with sole_writer(folder):
+        remove_temporaries(folder)
+        with tempfile.TemporaryDirectory(prefix=BESIDE_PREFIX, dir=here) as name:
+            beside = Path(name)
+            engine([dataclasses.replace(shard, out=beside) for shard in broken])
+            for shard in broken:
+                _require_same_bytes(source, dataset, shard, beside)
+            for shard in broken:
+                _put_in_place(dataset, shard, beside)
+        return finish(source, folder, settings, shards)
+
+
+def _of_splits(source: Source, dataset: Dataset) -> Source:
+    """The source without splits that were not prepared (a val that came later)."""
+    splits = {
+        name: listing
+        for name, listing in source.splits.items()
+        if name in dataset.splits or not len(listing)  # an empty one has its place in the plan
+    }
+    return dataclasses.replace(source, splits=splits)
+
+
+def _is_whole(shard: PlannedShard) -> bool:
+    """Whether a shard has its receipt; ValueError as is_finished, which tries unreadable ones."""
+    return is_finished(shard) or read_receipt(shard.out, shard.split, shard.number) is not None
 
 
 def _refuse_other_plan(source: Source, dataset: Dataset, shards: list[PlannedShard]) -> None:

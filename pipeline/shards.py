@@ -3,7 +3,6 @@
 import hashlib
 import io
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,12 +177,14 @@ def read_sums(folder: Path, split: str, number: int) -> Sums:
 
 @contextmanager
 def _arrays(path: Path) -> Iterator[Any]:
-    """An opened .npz file; ValueError where it is damaged (zipfile's errors are none)."""
+    """An opened .npz file; ValueError where it is damaged."""
     try:
         # NumPy alone would leave the file open where it is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
-    except (zipfile.BadZipFile, KeyError, EOFError, TypeError, AttributeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # zipfile, tokenize and struct raise their own, RuntimeError too
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -215,5 +216,9 @@ def read_index(folder: Path, split: str, sha256: str, num_samples: int) -> Index
     header = io.BytesIO(data)
     assert np.lib.format.read_magic(header) == (1, 0)
     shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-    assert dtype == INDEX_DTYPE and shape == (num_samples,)
+    assert dtype == INDEX_DTYPE
+    if shape != (num_samples,):
+        raise ValueError(
+            f"{path} has {shape[0]} rows, dataset.json says {num_samples}; {mend}"
+        )
     return np.frombuffer(data, dtype, offset=header.tell())  # np.load would copy 28 bytes a row

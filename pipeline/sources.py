@@ -12,7 +12,14 @@ from pipeline.archives import (
     members,
     nested_members,
 )
-from pipeline.folders import SPLITS, open_folders, open_tree, split_off
+from pipeline.folders import (
+    OTHER_NAMES,
+    SPLITS,
+    open_folders,
+    open_tree,
+    refuse_misnamed,
+    split_off,
+)
 from pipeline.ilsvrc import CHALLENGES, KAGGLE_IMAGES, open_challenge, open_kaggle
 from pipeline.originals import Source
 from pipeline.parquet import open_parquet, parquet_split
@@ -47,9 +54,10 @@ def open_class_tars(root: Path) -> Source:
         found = ((class_of(os.fsencode(path.name)), members(path)) for path in paths)
     else:
         found = nested_members(paths[0])
-    classes, train = class_listing(root, "train", found)
+    classes, train, empty = class_listing(root, "train", found)
     names = tuple(os.fsdecode(name) for name in classes)
-    return Source(root=root, format="class-tars", classes=names, splits={"train": train})
+    splits = {"train": train}
+    return Source(root=root, format="class-tars", classes=names, splits=splits, empty=empty)
 
 
 def _tars_in(folder: Path) -> list[Path]:
@@ -112,6 +120,8 @@ def _recognise(root: Path) -> str:
     if any(path.name.endswith((".tar", *COMPRESSED_ENDINGS)) for path in root.iterdir()):
         return "class-tars"
     folders = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
+    if len(folders) > 1 and all(name.lower() in OTHER_NAMES for name in folders):
+        refuse_misnamed(root)
     if len(folders) > 1 and not folders & set(SPLITS):  # one folder: a level too high, more likely
         return "tree"
     inside = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"

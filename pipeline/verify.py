@@ -18,11 +18,18 @@ from pipeline.manifest import (
     TIMM_NAME,
     Dataset,
     Shard,
+    canonical_hash,
     fingerprint,
     read_receipt,
     timm_info,
 )
-from pipeline.moments import PCA_NAME, read_statistics
+from pipeline.moments import (
+    MEAN_NAME,
+    PCA_NAME,
+    read_statistics,
+    same_statistics,
+    statistics,
+)
 from pipeline.shards import (
     COMPONENTS,
     INDEX_DTYPE,
@@ -33,6 +40,7 @@ from pipeline.shards import (
     read_rows,
     read_sums,
 )
+from pipeline.totals import merge_sums
 
 MIX_TAG = 0x766572696679  # "verify"
 
@@ -235,6 +243,8 @@ def _check_files(dataset: Dataset, split: str, number: int, own: Index) -> list[
         name=receipt.shard, samples=receipt.samples, bytes=receipt.bytes, sha256=receipt.sha256
     ) != shard:
         problems.append("its receipt and dataset.json disagree")
+    elif receipt.settings_hash != canonical_hash(dict(dataset.settings)):
+        problems.append("its receipt and dataset.json name different settings; prepare again")
     try:
         if not np.array_equal(read_rows(folder, split, number), own):
             problems.append("the index rows beside it are not those of the split's index")
@@ -253,12 +263,23 @@ def _check_files(dataset: Dataset, split: str, number: int, own: Index) -> list[
 
 
 def _check_statistics(dataset: Dataset, findings: Findings) -> None:
-    """PCA and mean, where there are any, must belong to these shards."""
-    if (dataset.folder / PCA_NAME).exists():
-        try:
-            read_statistics(dataset.folder, dataset.fingerprint("train"))
-        except ValueError as error:
-            findings.other.append(str(error))
+    """PCA and mean, where there are any, must belong to these shards, and be right."""
+    if not (dataset.folder / PCA_NAME).exists():
+        return
+    try:
+        found = read_statistics(dataset.folder, dataset.fingerprint("train"))
+    except ValueError as error:
+        findings.other.append(str(error))
+        return
+    try:
+        expected = statistics(merge_sums(dataset, "train"), found.fingerprint)
+    except ValueError:
+        return  # the check of a shard reported it
+    if not same_statistics(found, expected):
+        findings.other.append(
+            f"{dataset.folder / PCA_NAME} and {MEAN_NAME} are not what the sums beside the shards "
+            f"give; run: tools/compute_pca.py {dataset.folder}"
+        )
 
 
 def _check_info(dataset: Dataset, findings: Findings) -> None:

@@ -26,6 +26,10 @@ def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
         )
     for name, count in source.unlabelled.items():
         click.echo(f"  left out, no labels: {count:,} of {name}")
+    if source.empty:
+        shown = ", ".join(source.empty[:5])
+        more = f" and {len(source.empty) - 5:,} more" if len(source.empty) > 5 else ""
+        click.echo(f"  no images, so no class: {shown}{more}")
     reasons: Counter[tuple[str, str]] = Counter()
     for line in (dataset.folder / QUARANTINE_NAME).read_text().splitlines():
         entry = json.loads(line)

@@ -16,6 +16,7 @@ from pipeline.cores import available_cores
 from pipeline.locations import Location
 from pipeline.manifest import open_dataset
 from pipeline.messages import clear_errors
+from pipeline.plan import Settings
 from pipeline.repair import repair
 from pipeline.sources import FORMATS, open_source
 from tools.ledger_report import EpochOptions, epoch_options, report_epoch
@@ -67,7 +68,7 @@ def main(
     if findings.sound or source is None:
         sys.exit(0 if findings.sound else 1)
     click.echo(f"repairing {len(findings.damaged)} shards from {source}")
-    originals = open_source(source, format, dataset.settings["val_fraction"])
+    originals = open_source(source, format, Settings.from_dict(dataset.settings).val_fraction)
     engine = local_engine("repair", workers)
     dataset = repair(originals, dataset, list(findings.damaged), engine)
     sys.exit(0 if verify(dataset, sample, seed).sound else 1)

@@ -88,7 +88,7 @@ def test_litter_in_archives_is_ignored_and_counted_and_makes_no_class(tmp_path: 
         (each / name).write_bytes(data)
     for root in (tmp_path / "all.tar", each):
         source = open_source(root)
-        assert source.classes == ("n01",)
+        assert source.classes == ("n01",) and source.empty == ("n02",)
         assert list(source.splits["train"].names) == [b"train/n01/n01_1.JPEG"]
         assert source.splits["train"].ignored == 3
 
@@ -156,6 +156,20 @@ def test_a_damaged_header_is_refused_and_does_not_end_the_listing(tmp_path: Path
     second = members(path)[1]
     flip_byte(path, second.offset - BLOCK + 100)
     with pytest.raises(ValueError, match=r"n01.tar cannot be read .*damaged after n01_1.JPEG"):
+        members(path)
+
+
+def test_a_member_of_negative_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "n01.tar"
+    path.write_bytes(tar_bytes({"1.jpg": b"one", "2.jpg": b"two", "3.jpg": b"x"}))
+    data = bytearray(path.read_bytes())
+    header = data[2048:2560]
+    header[124:136] = b"\xff" * 10 + (-1536 & 0xFFFF).to_bytes(2, "big")  # to the second
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[2048:2560] = header
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"n01.tar cannot be read as a tar file \(damaged"):
         members(path)
 
 

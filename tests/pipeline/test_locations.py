@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.atomic import create_once
+from pipeline.atomic import create_once, is_local
 from pipeline.engines import run_tasks
 from pipeline.images import ImageFormat
 from pipeline.locations import location
@@ -31,6 +31,12 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_path_is_a_path() -> None:
     assert location("some/folder") == Path("some/folder")
+
+
+def test_a_url_of_this_machine_is_a_path_too() -> None:
+    for scheme in ("file", "local"):
+        found = location(f"{scheme}:///scratch/shards")
+        assert found == Path("/scratch/shards") and is_local(found)
 
 
 def test_an_unknown_kind_of_url_is_refused_with_what_to_install() -> None:

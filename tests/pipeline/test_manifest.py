@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.atomic import sole_writer
 from pipeline.manifest import (
     DATASET_NAME,
     QUARANTINE_NAME,
@@ -24,6 +25,18 @@ Change = Callable[[Path], object]
 
 def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def rewrite_train(folder: Path, **changes: Any) -> None:
+    splits = json.loads((folder / DATASET_NAME).read_text())["splits"]
+    rewrite(folder / DATASET_NAME, splits={**splits, "train": {**splits["train"], **changes}})
+
+
+def change_method(path: Path) -> None:
+    """Makes the last member of a zip file one of a compression that nobody has."""
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 10] = 99
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(("split", "found"), [("train", 41), ("val", 15)])
@@ -121,6 +134,26 @@ DAMAGES: dict[str, tuple[Change, str]] = {
         lambda folder: rewrite(folder / DATASET_NAME, classes=None),
         r"dataset.json is damaged .*prepare again",
     ),
+    "a class that is no text": (
+        lambda folder: rewrite(folder / DATASET_NAME, classes=["ant", None, "cat"]),
+        r"dataset.json is damaged .*None, expected text.*prepare again",
+    ),
+    "settings without an encoding": (
+        lambda folder: rewrite(folder / DATASET_NAME, settings={"size_px": 256}),
+        r"dataset.json is damaged .*encoding.*prepare again",
+    ),
+    "an encoding that is none": (
+        lambda folder: rewrite(folder / DATASET_NAME, settings={"encoding": "jpef"}),
+        r"dataset.json is damaged .*jpef.*prepare again",
+    ),
+    "a count that is no number": (
+        lambda folder: rewrite_train(folder, written="39"),
+        r"dataset.json is damaged .*written is '39', expected int.*prepare again",
+    ),
+    "a shard that has no sum": (
+        lambda folder: rewrite_train(folder, shards=[{"name": "x", "samples": 1, "bytes": 1}]),
+        r"dataset.json is damaged .*sha256.*prepare again",
+    ),
     "other format": (
         lambda folder: rewrite(folder / DATASET_NAME, format_version=99),
         r"dataset.json has format version 99, this program reads 1; prepare",
@@ -159,6 +192,11 @@ SPOILT: dict[str, Change] = {
     "emptied": lambda folder: (folder / RECEIPT).write_bytes(b""),
     "no text": lambda folder: flip_byte(folder / RECEIPT, 10),
     "a list": lambda folder: (folder / RECEIPT).write_text("[]"),
+    "another split": lambda folder: rewrite(folder / RECEIPT, split="val"),
+    "samples that are no number": lambda folder: rewrite(folder / RECEIPT, samples=None),
+    "quarantined without reason": lambda folder: rewrite(folder / RECEIPT, quarantined=[{}]),
+    "settings of another hash": lambda folder: rewrite(folder / RECEIPT, settings={}),
+    "sums of another layout": lambda folder: change_method(folder / "train-000002.sums.npz"),
     "other fields": lambda folder: rewrite(folder / RECEIPT, colour="red"),
     "other format": lambda folder: rewrite(folder / RECEIPT, format_version=0),
     "tar missing": lambda folder: (folder / "train-000002.tar").unlink(),
@@ -195,3 +233,11 @@ def test_starting_over_removes_shards_and_nothing_that_is_named_much_like_them(
         (shard_copy / name).write_text("mine")
     remove_dataset(shard_copy)
     assert sorted(path.name for path in shard_copy.iterdir()) == sorted(kept)
+
+
+def test_nothing_is_removed_while_another_process_writes(shard_copy: Path) -> None:
+    before = sorted(path.name for path in shard_copy.iterdir())
+    with sole_writer(shard_copy), pytest.raises(OSError, match="another process is writing"):
+        remove_dataset(shard_copy)
+    assert sorted(path.name for path in shard_copy.iterdir()) == before
+    assert remove_dataset(shard_copy / "none") == 0

@@ -1,5 +1,10 @@
 """A command that cannot go on says one thing and ends with the code that shells expect."""
 
+import io
+import os
+import sys
+
+import click
 import pytest
 
 from pipeline.messages import clear_errors
@@ -58,3 +63,18 @@ def test_arguments_name_and_docstring_are_kept() -> None:
     command(3, word="x")
     assert seen == [(3, "x")]
     assert (command.__name__, command.__doc__) == ("command", "Says what it does.")
+
+
+def test_a_name_that_is_not_utf8_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", errors="strict"))
+
+    @clear_errors
+    def command() -> None:
+        click.echo(os.fsdecode(b"shards\xff"))
+
+    command()
+    sys.stdout.flush()
+    assert written.getvalue() == b"shards\\udcff\n"

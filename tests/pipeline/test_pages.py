@@ -159,5 +159,8 @@ def test_damage_is_a_value_error_or_other_values_and_nothing_else(
         else:
             assert len(spans) == 9
     assert refused > 20
+    endless = b"\x15\x00\x15\x00\x15" + bytes([2 * 7 - 1]) + b"\x00"  # -7 bytes: itself again
+    with pytest.raises(ValueError, match="a page goes beyond its column"):
+        value_spans(Chunk(memoryview(endless), 0, codec, 9, chunk.max_level))
     with pytest.raises(ValueError, match="differ by 1 rows"):
         value_spans(Chunk(chunk.data, 0, codec, 10, chunk.max_level))

@@ -127,6 +127,57 @@ def test_labels_beyond_the_names_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["0", "1"], "labels of type string; expected whole numbers"),
+        ([0.0, 1.5], "labels of type double; expected whole numbers"),
+        ([0, 2**40], "labels from 0 to 1099511627776; expected -1"),
+        ([-2, 0], "labels from -2 to 0; expected -1"),
+    ],
+)
+def test_labels_that_are_none_are_refused(
+    tmp_path: Path, labels: list[Any], message: str
+) -> None:
+    from pyarrow import parquet
+
+    images = pyarrow.array([{"bytes": b"x", "path": "x"}] * 2, IMAGE)
+    table = pyarrow.table({"image": images, "label": labels})
+    parquet.write_table(table, tmp_path / "train-0.parquet")
+    with pytest.raises(ValueError, match=f"train-0.parquet has {message}"):
+        open_source(tmp_path)
+
+
+def test_what_a_file_manager_left_is_no_table(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train/0.parquet", [0, 1])
+    (tmp_path / "train/._0.parquet").write_bytes(b"litter")
+    assert len(open_source(tmp_path).splits["train"]) == 2
+
+
+@pytest.mark.parametrize("codec", ["none", "snappy"])
+def test_damage_of_values_is_one_error_that_names_the_file_or_other_values(
+    tmp_path: Path, codec: str
+) -> None:
+    path = tmp_path / "train-0.parquet"
+    write_rows(path, [0, 2, 1, 1, 0], names=None, compression=codec)
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")  # pyarrow's own to read
+    rng = np.random.default_rng(6)
+    refused = 0
+    for position in range(4, footer, 4):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            source = open_source(tmp_path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:
+            assert sum(len(listing) for listing in source.splits.values()) <= 5
+    assert refused > 20
+
+
 def test_files_without_train_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "validation-0.parquet", [0, 1])
     with pytest.raises(ValueError, match=r"has no train-\*.parquet"):

@@ -125,6 +125,28 @@ def test_val_is_optional_and_an_empty_class_of_train_is_no_class(tmp_path: Path)
     (write(tmp_path, "train/b/1.jpg") / "train/a").mkdir()
     source = open_source(tmp_path)
     assert list(source.splits) == ["train"] and source.classes == ("b",)
+    assert source.empty == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train/a/1.jpg", "validation/a/1.jpg"), "/validation would be left out: rename it to v"),
+        (("train/a/1.jpg", "Val/a/1.jpg"), "/Val would be left out: rename it to val"),
+        (("Train/a/1.jpg", "Val/a/1.jpg"), "/Train would be left out: rename it to train"),
+        (("Train/a/1.jpg", "test/a/1.jpg"), "/Train would be left out: rename it to train"),
+    ],
+)
+def test_a_split_under_another_name_is_not_silently_left_out(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_source(write(tmp_path, *names))
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, "Train/1.jpg", "plane/1.jpg"))
+    assert source.format == "tree" and source.classes == ("Train", "plane")
 
 
 def test_a_class_that_only_val_has_is_refused_by_name(tmp_path: Path) -> None:

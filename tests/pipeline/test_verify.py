@@ -22,7 +22,7 @@ from pipeline.manifest import (
     Dataset,
     open_dataset,
 )
-from pipeline.moments import PCA_NAME
+from pipeline.moments import MEAN_NAME, PCA_NAME
 from pipeline.plan import Settings
 from pipeline.repair import repair
 from pipeline.sources import open_source
@@ -199,6 +199,10 @@ def change_samples(folder: Path) -> None:
     )
 
 
+def change_settings(folder: Path) -> None:
+    change_dataset(folder, lambda text: text["settings"].update(orientation="ignored"))
+
+
 def more_classes(folder: Path) -> None:
     change_dataset(folder, lambda text: text["classes"].append("dog"))
 
@@ -210,6 +214,17 @@ def fewer_classes(folder: Path) -> None:
 def foreign_pca(folder: Path) -> None:
     path = folder / PCA_NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "0" * 64}))
+
+
+def other_mean(folder: Path) -> None:
+    np.save(folder / MEAN_NAME, np.load(folder / MEAN_NAME) + np.float32(1))
+
+
+def other_axes(folder: Path) -> None:
+    path = folder / PCA_NAME
+    text = json.loads(path.read_text())
+    text["eigenvectors"][0].reverse()
+    path.write_text(json.dumps(text))
 
 
 def quarantine_less(folder: Path) -> None:
@@ -235,9 +250,12 @@ HARMS_OF_THE_WHOLE = [
     (change_train(quarantined=0, found=39), "lists 2 originals of train, dataset.json says 0"),
     (change_train(fingerprint="0" * 64), "train: the fingerprint is not that of the shards"),
     (change_samples, "train: the shards' samples do not add up to 39"),
+    (change_train(written=38, quarantined=3), "train.index.npy has 39 rows, dataset.json says 38"),
     (more_classes, "train: 1 of 4 classes have no image: dog"),
     (fewer_classes, "train: labels go beyond the 2 classes"),
     (foreign_pca, PCA_NAME),
+    (other_mean, "are not what the sums beside the shards give; run: tools/compute_pca.py"),
+    (other_axes, "are not what the sums beside the shards give; run: tools/compute_pca.py"),
 ]
 
 
@@ -251,7 +269,7 @@ def test_damage_of_the_whole_is_named(
     assert any(problem in text for text in found.other), found.other
 
 
-@pytest.mark.parametrize(("harm", "problem"), HARMS_OF_THE_WHOLE[:-1])
+@pytest.mark.parametrize(("harm", "problem"), HARMS_OF_THE_WHOLE[:-3])
 def test_a_repair_writes_anew_what_ties_the_shards_together(
     image_folder: Path,
     shard_folder: Path,
@@ -281,6 +299,13 @@ def test_a_repair_mends_damage_of_shards_and_of_the_whole_at_once(
     assert folder_bytes(shard_copy) == folder_bytes(shard_folder)
 
 
+def test_settings_that_are_not_those_of_the_receipts_are_named(shard_copy: Path) -> None:
+    change_settings(shard_copy)
+    found = verified(shard_copy, sample=0)
+    message = "its receipt and dataset.json name different settings; prepare again"
+    assert list(found.damaged.values()) == [[message]] * 7
+
+
 def test_another_source_repairs_nothing(tmp_path: Path, shard_copy: Path) -> None:
     flip_in_image(shard_copy)
     before = folder_bytes(shard_copy)
@@ -302,6 +327,48 @@ def test_originals_of_other_bytes_repair_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train-000001"):
         repaired_from(source, out)
     assert folder_bytes(out) == before
+
+
+def test_a_split_that_came_after_the_preparation_does_not_hinder_a_repair(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    (source / "train").symlink_to(image_folder / "train")
+    prepare_here(source, out)
+    before = folder_bytes(out)
+    (source / "val").symlink_to(image_folder / "val")
+    flip_byte(out / f"{STEM}.tar", 700)
+    repaired_from(source, out)
+    assert folder_bytes(out) == before
+
+
+def test_an_original_that_is_readable_now_does_not_hinder_the_repair_of_another_shard(
+    tmp_path: Path
+) -> None:
+    source, out = write_source(tmp_path / "source", train_per_class=4), tmp_path / "out"
+    target = source / "train/bee/01.jpg"
+    moved = target.rename(tmp_path / "away.jpg")
+    target.symlink_to(moved.with_name("gone.jpg"))
+    prepare_here(source, out, images_per_shard=3)
+    before = folder_bytes(out)
+    receipts = [json.loads(path.read_text()) for path in sorted(out.glob("train-*.receipt.json"))]
+    unreadable = [bool(receipt["quarantined"]) for receipt in receipts].index(True)
+    moved.rename(moved.with_name("gone.jpg"))
+    flip_byte(out / f"train-{(unreadable + 1) % len(receipts):06d}.tar", 700)
+    repaired_from(source, out)
+    assert folder_bytes(out) == before
+
+
+def test_what_a_killed_repair_left_goes_with_the_next_one(
+    image_folder: Path, shard_folder: Path, shard_copy: Path
+) -> None:
+    left = shard_copy / ".repair-abcdefgh"
+    left.mkdir()
+    (left / "train-000000.tar").write_bytes(bytes(1000))
+    flip_in_image(shard_copy)
+    repaired_from(image_folder, shard_copy)
+    assert folder_bytes(shard_copy) == folder_bytes(shard_folder)
 
 
 def test_a_share_of_the_images_is_decoded_by_seed(shard_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The command that prepares shards: run as a file from anywhere, one message, the right code."""
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,15 +167,21 @@ def test_a_single_tree_is_split_by_the_fraction_asked_for(
     assert folder_bytes(tmp_path / "shards") == before
 
 
-def test_what_has_no_labels_is_named_in_the_account(image_folder: Path, tmp_path: Path) -> None:
+def test_what_has_no_labels_or_no_images_is_named_in_the_account(
+    image_folder: Path, tmp_path: Path
+) -> None:
     source = tmp_path / "source"
     (source / "test").mkdir(parents=True)
-    (source / "train").symlink_to(image_folder / "val")
+    shutil.copytree(image_folder / "val", source / "train")
+    for name in "uvwxyz":
+        (source / "train" / name).mkdir()
     for name in ("1.jpg", "2.jpg", "3.jpg"):
         (source / "test" / name).write_bytes(b"never read")
     done = run(tmp_path, source, *FEW)
     assert done.exit_code == 0, done.stderr
-    assert "  left out, no labels: 3 of test" in done.stdout.splitlines()
+    lines = done.stdout.splitlines()
+    assert "  left out, no labels: 3 of test" in lines
+    assert "  no images, so no class: u, v, w, x, y and 1 more" in lines
     assert list(open_dataset(tmp_path / "shards").splits) == ["train"]
 
 
