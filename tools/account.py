@@ -40,7 +40,9 @@ def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
         click.echo(f"  each in {dataset.folder / QUARANTINE_NAME}")
     total = sum(outcome.stages.values())
     if total:
-        shares = ", ".join(f"{name} {t / total:.0%}" for name, t in outcome.stages.items())
+        shares = ", ".join(
+            f"{name} {t:,.1f} s ({t / total:.0%})" for name, t in outcome.stages.items()
+        )
         click.echo(f"time of the workers: {shares}")
     click.echo(
         f"{outcome.num_made:,} shards made, {outcome.num_kept:,} found finished, "
