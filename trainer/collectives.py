@@ -13,6 +13,8 @@ from torch import Tensor
 
 # torch 2.13 renamed both and warns of the old names.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_AXIS = (0, 3, 1, 2)  # of (batch, channel, height, width) when the channels have come last
+_BACK = (0, 3, 1, 2)
 _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 
@@ -51,9 +53,11 @@ class Group:
         return x if self.size == 1 else _apply(_Add, x, self)
 
     def all_gather(self, x: Tensor, axis: int) -> Tensor:
-        """`gather` without a gradient."""
+        """`gather` without a gradient; channels-last maps stay so."""
         if self.size == 1:
             return x
+        if _is_channels_last(x):
+            return self.all_gather(_pixels_first(x), _AXIS[axis]).permute(_BACK)
         x = x.contiguous()
         self.bytes_sent += (self.size - 1) * x.nbytes
         out = x.new_empty((self.size * len(x), *x.shape[1:]))
@@ -61,13 +65,15 @@ class Group:
         return out if axis == 0 else torch.cat(out.chunk(self.size), dim=axis)
 
     def reduce_scatter(self, x: Tensor, axis: int) -> Tensor:
-        """This rank's part, along `axis`, of the sum over the ranks."""
+        """This rank's part, along `axis`, of the sum over the ranks; the inverse of a gather."""
         if self.size == 1:
             return x
+        if _is_channels_last(x):
+            return self.reduce_scatter(_pixels_first(x), _AXIS[axis]).permute(_BACK)
         parts = x.contiguous() if axis == 0 else torch.cat(x.chunk(self.size, dim=axis))
         out = parts.new_empty((len(parts) // self.size, *parts.shape[1:]))
         self.bytes_sent += (self.size - 1) * out.nbytes
-        _reduce_scatter(out, parts.contiguous(), group=self.ranks)
+        _reduce_scatter(out, parts, group=self.ranks)
         return out
 
     def all_reduce(self, x: Tensor) -> "dist.Work | None":
@@ -101,6 +107,17 @@ class _Add(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return gradients[0], None
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and (
+        not x.is_contiguous()
+    )
+
+
+def _pixels_first(x: Tensor) -> Tensor:
+    """(batch, height, width, channel), as channels-last memory has it: nothing is copied."""
+    return x.permute(0, 2, 3, 1)
 
 
 def _sum(x: Tensor, group: Group) -> Tensor:

@@ -19,8 +19,7 @@ class GradientReducer:
     cut from the end: fully-connected layers leave first. wire_dtype: what travels; None for the
     gradients' own. Gradients lie in the buckets' own memory, where they are summed in place.
 
-    Each step: `begin`, backward passes of which the last one is within `begin(last=True)`, then
-    `finish`.
+    Each step: `begin`, as many backward passes as it was told, `finish`.
     """
 
     def __init__(
@@ -32,7 +31,6 @@ class GradientReducer:
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
         self._group, self._wire_dtype = group, wire_dtype
-        self._sends = False
         self._buckets: list[_Bucket] = []
         if group.size == 1:
             return
@@ -44,11 +42,14 @@ class GradientReducer:
                     lambda parameter, bucket=bucket: self._filled(bucket)
                 )  # torch leaves it without annotations
 
-    def begin(self, *, last: bool = True) -> None:
-        """Before a backward pass; last: whether the gradients are complete after it."""
-        self._sends = last
+    def begin(self, num_passes: int = 1) -> None:
+        """Gradients to zero; they are complete after `num_passes` backward passes.
+
+        Parameters that need no gradient now keep none.
+        """
         for bucket in self._buckets:
-            bucket.missing = len(bucket.parameters)
+            bucket.flat.zero_()
+            bucket.missing = num_passes * bucket.attach()
 
     def finish(self) -> None:
         """Waits until all gradients are the sums over the ranks."""
@@ -60,11 +61,10 @@ class GradientReducer:
             if bucket.wire is not None:
                 bucket.flat.copy_(bucket.wire)
                 bucket.wire = None
-        self._sends = False
 
     def _filled(self, bucket: "_Bucket") -> None:
         bucket.missing -= 1
-        if bucket.missing or not self._sends:
+        if bucket.missing:
             return
         sent = bucket.flat
         if self._wire_dtype not in (None, sent.dtype):
@@ -78,19 +78,25 @@ class _Bucket:
 
     parameters: Sequence[nn.Parameter]
     flat: Tensor
-    missing: int = 0  # gradients that this backward pass has yet to fill
+    missing: int = 0  # gradients yet to be added before it is complete
     wire: Tensor | None = None
     work: "dist.Work | None" = None
 
     @classmethod
     def of(cls, parameters: Sequence[nn.Parameter]) -> "_Bucket":
-        flat = parameters[0].new_zeros(sum(parameter.numel() for parameter in parameters))
-        start = 0
-        for parameter in parameters:
-            # The parameter's own memory format, so that the optimiser reads both alike.
-            parameter.grad = flat.as_strided(parameter.shape, parameter.stride(), start)
+        size = sum(parameter.numel() for parameter in parameters)
+        return cls(parameters, parameters[0].new_zeros(size))
+
+    def attach(self) -> int:
+        """Makes the gradients views of `flat`; how many parameters need one."""
+        start = num_needed = 0
+        for parameter in self.parameters:
+            if parameter.requires_grad:
+                # The parameter's own memory format, so that the optimiser reads both alike.
+                parameter.grad = self.flat.as_strided(parameter.shape, parameter.stride(), start)
+                num_needed += 1
             start += parameter.numel()
-        return cls(parameters, flat)
+        return num_needed
 
 
 def _runs(parameters: Sequence[nn.Parameter], most_bytes: int) -> list[list[nn.Parameter]]:

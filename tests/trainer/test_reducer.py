@@ -50,16 +50,41 @@ def reduced(
     )
     images = batch().chunk(group.size)[group.rank]
     for _ in range(2):  # a second step, to see that nothing of the first is left
-        for parameter in net.parameters():
-            assert parameter.grad is not None
-            parameter.grad.zero_()
+        net.zero_grad(set_to_none=True)
         group.bytes_sent = 0
-        for number, part in enumerate(images.chunk(micro_batches)):
-            reducer.begin(last=number == micro_batches - 1)
+        reducer.begin(micro_batches)
+        for part in images.chunk(micro_batches):
             loss_of(net, part).backward()  # type: ignore[no-untyped-call]
         reducer.finish()
     alike = all(p.grad is not None and p.grad.stride() == p.stride() for p in net.parameters())
     return gradients(net), group.bytes_sent, alike
+
+
+def frozen() -> tuple[bool, list[Tensor], list[Tensor]]:
+    """The gradients of a step with the kernels frozen, and of one after it."""
+    group = Group(dist.group.WORLD)
+    net = network()
+    reducer = GradientReducer(net.parameters(), group)
+    images = batch().chunk(group.size)[group.rank]
+    steps = []
+    for needed in (False, True):
+        for parameter in list(net.parameters())[:2]:
+            parameter.requires_grad_(needed)
+        net.zero_grad(set_to_none=True)
+        reducer.begin()
+        loss_of(net, images).backward()  # type: ignore[no-untyped-call]
+        reducer.finish()
+        none = next(net.parameters()).grad is None
+        steps.append((none, gradients(net)))
+    return steps[0][0] and not steps[1][0], steps[0][1], steps[1][1]
+
+
+def test_frozen_parameters_keep_no_gradient_and_thaw() -> None:
+    expected = whole()
+    for none, without, later in run_ranks(2, frozen):
+        assert none
+        torch.testing.assert_close(without, expected[2:], rtol=0, atol=1e-14)
+        torch.testing.assert_close(later, expected, rtol=0, atol=1e-14)
 
 
 def by_ddp() -> list[Tensor]:
