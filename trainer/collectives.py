@@ -76,6 +76,21 @@ class Group:
         _reduce_scatter(out, parts, group=self.ranks)
         return out
 
+    def broadcast(self, x: Tensor) -> Tensor:
+        """The first rank's x, on every rank."""
+        if self.size == 1:
+            return x
+        assert self.ranks is not None
+        out = x.detach().clone(memory_format=torch.contiguous_format)
+        if self.rank == 0:
+            self.bytes_sent += (self.size - 1) * x.nbytes
+        dist.broadcast(out, group=self.ranks, group_src=0)
+        return out
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of x over the ranks, without a gradient, waited for."""
+        return x if self.size == 1 else _sum(x, self)
+
     def all_reduce(self, x: Tensor) -> "dist.Work | None":
         """Begins to replace x, contiguous, by its sum over the ranks; wait() for what comes back.
 

@@ -79,7 +79,7 @@ def begin_rank() -> None:
         return
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if (notes / END_NOTE).exists():
+    if has_ended():
         sys.exit(0)
     if (notes / STOP_NOTE).exists():
         end_rank(PREEMPTED)
@@ -99,6 +99,12 @@ def claim_end(code: int) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def has_ended() -> bool:
+    """Whether a rank has noted the end of the run."""
+    notes = _notes()
+    return notes is not None and (notes / END_NOTE).exists()
 
 
 def end_rank(code: int) -> NoReturn:

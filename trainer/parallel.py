@@ -23,6 +23,7 @@ from trainer.preset import Preset
 MODES = ("data", "columns", "hybrid")
 NUM_COLUMNS = 2
 LARGE_BATCH = 1024  # from there on `data` hides its exchange behind the step (README, Two GPUs)
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 UNIT_LAYERS = ("fc6", "fc7", "fc8")
 
 
@@ -44,6 +45,10 @@ class Layout:
     kernel_copies: Group = field(default_factory=Group)
     unit_copies: Group = field(default_factory=Group)
 
+    def __deepcopy__(self, memo: object) -> "Layout":
+        """Itself: a copied network is of the same ranks."""
+        return self
+
     @property
     def bytes_sent(self) -> int:
         """By this rank since the start."""
@@ -57,9 +62,9 @@ class Layout:
         """
         return self.kernels.all_gather(mine, 0)
 
-    def labels(self, mine: Tensor) -> Tensor:
-        """The labels of the rows of this rank's logits."""
-        return self.rows.all_gather(self.kernels.all_gather(mine, 0), 0)
+    def labels(self, seen: Tensor) -> Tensor:
+        """The labels of the rows of this rank's logits; seen: those of the images it sees."""
+        return self.rows.all_gather(seen, 0)
 
     def mask(self, whole: Tensor) -> Tensor:
         """This rank's part of a dropout mask of the global batch and the whole layer."""
@@ -90,7 +95,12 @@ class Layout:
         return tuple(shape)
 
     def whole(self, name: str, part: Tensor) -> Tensor:
-        """The inverse of `part`: every rank of the group calls it, and gets it."""
+        """The inverse of `part`: every rank calls it, and gets it.
+
+        Batch norm's statistics, which differ with the images a rank sees, are the first rank's.
+        """
+        if name.endswith(STATISTICS):
+            part = self.kernel_copies.broadcast(part)
         shared = self._shared(name, part)
         return part if shared is None else shared[1].all_gather(part, shared[0])
 
@@ -140,23 +150,38 @@ def build_layout(mode: str, device: torch.device) -> Layout:
 
 
 def choose_mode(
-    asked: str, preset: Preset, num_ranks: int, *, one_machine: bool
+    asked: str,
+    preset: Preset,
+    num_ranks: int,
+    *,
+    one_machine: bool,
+    hidden: tuple[int, int],
+    skips_steps: bool = False,
 ) -> tuple[str, str]:
     """The mode for `asked`, one of MODES or "auto", and why.
 
-    ValueError where the network cannot be shared out that way.
+    hidden: units of fc6 and fc7. skips_steps: a step whose gradients overflow is left out, on
+    which only ranks with the same gradients agree. ValueError where the network cannot be shared
+    out that way.
     """
     network = preset.network
-    fits = not any(units % num_ranks for units in network.hidden) and network.exchange
+    fits = not any(units % num_ranks for units in hidden) and network.exchange
+    if skips_steps and asked in ("columns", "hybrid"):
+        raise ValueError(
+            f"--parallel {asked} does not go with --precision fp16, whose overflows each process "
+            f"would find in its own part of the gradients; take bf16, or --parallel data"
+        )
     if asked == "columns" and network.columns != NUM_COLUMNS:
         raise ValueError("--parallel columns needs a network of two columns, this one has one")
     if asked == "hybrid" and not fits:
         raise ValueError(
             f"--parallel hybrid shares fc6 and fc7 out: {num_ranks} processes must divide "
-            f"{network.hidden}, and the columns must exchange (network.exchange)"
+            f"{hidden}, and the columns must exchange (network.exchange)"
         )
     if asked != "auto":
         return asked, "asked for"
+    if skips_steps:
+        return "data", "fp16: every process sees the same overflows"
     batch = preset.training.batch_size
     if batch >= LARGE_BATCH:
         return "data", f"a batch of {batch:,} hides the exchange of gradients"

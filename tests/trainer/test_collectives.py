@@ -73,7 +73,21 @@ def test_torchs_differentiable_all_reduce_doubles_what_add_does_not() -> None:
         assert theirs.item() == 6.0
 
 
+def first_and_total() -> tuple[Tensor, Tensor, int]:
+    group = Group(dist.group.WORLD)
+    mine = torch.tensor(group.rank + 2)
+    return group.broadcast(mine), group.total(mine), group.bytes_sent
+
+
+def test_every_rank_gets_the_first_ones_value_and_the_sum() -> None:
+    found = run_ranks(3, first_and_total)
+    assert [(int(first), int(total)) for first, total, _ in found] == [(2, 9)] * 3
+    summed = 2 * 2 * 8 // 3
+    assert [sent for _, _, sent in found] == [2 * 8 + summed, summed, summed]
+
+
 def test_in_a_group_of_one_nothing_happens() -> None:
     group, x = Group(), torch.ones(2, 2)
+    assert group.broadcast(x) is x and group.total(x) is x
     assert group.gather(x, 1) is x and group.add(x) is x and group.all_reduce(x) is None
     assert group.part(6) == slice(0, 6) and group.bytes_sent == 0

@@ -62,7 +62,7 @@ def train(preset: Preset, layout: Layout) -> dict[str, Any]:
             reducer.begin()
         sent = layout.bytes_sent
         logits = model(images.double(), crop, masks)
-        labels = layout.labels(batch.labels[mine])
+        labels = layout.labels(layout.images(batch.labels[mine]))
         loss = F.cross_entropy(logits, labels, reduction="sum") / BATCH
         loss.backward()  # type: ignore[no-untyped-call]
         for reducer in reducers:
@@ -212,7 +212,9 @@ def test_the_mode_is_chosen_by_batch_and_machines(
     asked: str, batch: int, ranks: int, one_machine: bool, mode: str
 ) -> None:
     preset = override(PAPER, {"batch_size": batch})
-    found, reason = choose_mode(asked, preset, ranks, one_machine=one_machine)
+    found, reason = choose_mode(
+        asked, preset, ranks, one_machine=one_machine, hidden=(4096, 4096)
+    )
     assert found == mode and reason
 
 
@@ -227,4 +229,6 @@ def test_a_network_that_cannot_be_shared_out_is_refused(
     asked: str, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        choose_mode(asked, override(PAPER, changes), 2, one_machine=True)
+        choose_mode(
+            asked, override(PAPER, changes), 2, one_machine=True, hidden=(4096, 4096)
+        )
