@@ -151,18 +151,22 @@ def load_model(model: AlexNet, checkpoint: Checkpoint) -> None:
 
 
 def load_tensors(model: AlexNet, tensors: Mapping[str, Tensor]) -> None:
-    """Copies parameters and buffers in; ValueError naming the first whose shape does not fit."""
-    wanted = model.state_dict()
-    for name in sorted(wanted.keys() | tensors.keys()):
-        found, expected = (
-            tuple(state[name].shape) if name in state else "none" for state in (tensors, wanted)
-        )
+    """Copies parameters and buffers in, a rank's part of each where ranks share the network out.
+
+    ValueError naming the first whose shape does not fit.
+    """
+    wanted = {
+        name: model.layout.whole_shape(name, tensor) for name, tensor in model.state_dict().items()
+    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | shapes.keys()):
+        found, expected = shapes.get(name, "none"), wanted.get(name, "none")
         if found != expected:
             raise ValueError(
                 f"checkpoint and network differ: {name} has shape {found} in the checkpoint, "
                 f"{expected} in the network"
             )
-    model.load_state_dict(tensors)
+    model.load_state_dict(model.layout.part_state(dict(tensors)))
 
 
 def network_differences(

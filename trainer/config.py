@@ -16,6 +16,7 @@ from pipeline.manifest import Dataset
 from pipeline.order import Window
 from trainer.ema import require_decay
 from trainer.override import override, parse_settings, read_config
+from trainer.parallel import MODES
 from trainer.precision import PRECISIONS
 from trainer.preset import LayerRate, Preset
 from trainer.presets import find_preset
@@ -53,6 +54,10 @@ class RunConfig:
     tensorboard: bool = False
     limit_steps: int | None = None  # of the whole run
     overfit: int | None = None  # training images that stand for both splits
+    processes: int | None = None  # None: one per GPU that this process sees; on CPUs, one
+    parallel: str = "auto"
+    max_restarts: int = 3
+    timeout_seconds: float = 600.0
     seed: int = 0
     out: Path | None = None  # runs/PRESET-SEED, with --overfit N runs/PRESET-SEED-overfit-N
 
@@ -65,6 +70,7 @@ class RunConfig:
             ("--micro-batch", self.micro_batch),
             ("--weight-report", self.weight_report),
             ("--limit-steps", self.limit_steps),
+            ("--processes", self.processes),
             ("--overfit", self.overfit),
             ("--loader-threads", self.loader_threads),
             ("--prefetch", self.prefetch),
@@ -74,6 +80,7 @@ class RunConfig:
         for flag, name, choices in (
             ("--device", self.device, DEVICES),
             ("--precision", self.precision, PRECISIONS),
+            ("--parallel", self.parallel, ("auto", *MODES)),
         ):
             if name not in choices:
                 raise ValueError(f"{flag} is {name!r}, must be one of {', '.join(choices)}")
@@ -83,6 +90,12 @@ class RunConfig:
             raise ValueError("--replace-head goes with --init-from CHECKPOINT only")
         if self.ema is not None:
             require_decay(self.ema)
+        if self.max_restarts < 0:
+            raise ValueError(f"--max-restarts is {self.max_restarts}, must be at least 0")
+        if not self.timeout_seconds > 0:
+            raise ValueError(f"--timeout-seconds is {self.timeout_seconds}, must be more than 0")
+        if self.overfit and self.processes not in (None, 1):
+            raise ValueError("--overfit trains in one process; leave out --processes")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, must be at least 0")
 
@@ -160,7 +173,8 @@ def stretch(preset: Preset, epochs: int) -> Preset:
 def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, Any]:
     """All that makes a run what it is, JSON-able: two runs of the same description are the same.
 
-    Not the device, the backend, the place of the shards or where they are staged: a run may move.
+    Not the device, the backend, the place of the shards or where they are staged, nor on how many
+    processes and how they share the work: a run may move.
     The micro-batch only where batch norm sees it.
     """
     description = {

@@ -10,11 +10,13 @@ from torch import Tensor
 from pipeline.draws import CROP_PX
 from pipeline.images import SIZE_PX
 from pipeline.loader import Batch
+from trainer.collectives import Group
 from trainer.model import AlexNet
 
 _FAR_PX = SIZE_PX - CROP_PX
 _MIDDLE_PX = _FAR_PX // 2
 Views = tuple[tuple[int, int, int], ...]  # x, y, flip of each
+ONE_RANK = Group()
 CENTRE_VIEW: Views = ((_MIDDLE_PX, _MIDDLE_PX, 0),)
 TEN_VIEWS: Views = tuple(  # corners and centre, each with its mirror image (paper §4.1)
     (x, y, flip)
@@ -58,6 +60,10 @@ class Tally:
         counted = torch.stack([torch.ones_like(labels), *missed], 1)
         self._counts.index_add_(0, labels, counted)
 
+    def add_ranks(self, ranks: Group) -> None:
+        """Adds what the other ranks counted, each on images of its own."""
+        self._loss, self._counts = ranks.total(self._loss), ranks.total(self._counts)
+
     def errors(self) -> Errors:
         """Over all images; ValueError where there was none."""
         num_images, top1, top5 = self._counts.sum(0).tolist()
@@ -84,9 +90,13 @@ class Tally:
         ]
 
 
-def evaluate(model: AlexNet, batches: Iterable[Batch], views: int = 1) -> Errors:
-    """The errors of one network; see `evaluate_together`."""
-    return evaluate_together([model], batches, views)[0].errors()
+def evaluate(
+    model: AlexNet, batches: Iterable[Batch], views: int = 1, ranks: Group = ONE_RANK
+) -> Errors:
+    """The errors of one network; see `evaluate_together`. ranks: each with batches of its own."""
+    tally = evaluate_together([model], batches, views)[0]
+    tally.add_ranks(ranks)
+    return tally.errors()
 
 
 @torch.inference_mode()
@@ -105,6 +115,8 @@ def evaluate_together(
     device = next(models[0].parameters()).device
     tallies = [Tally(models[0].num_classes, device) for _ in range(len(models) + 1)]
     for batch in batches:
+        if not len(batch.labels):
+            continue  # this rank's part of a small last batch
         each = [
             log_probabilities(model, batch.images, batch.crop)
             if views == 1

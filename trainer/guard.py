@@ -6,6 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from trainer.collectives import Group
+from trainer.parallel import ALONE, Layout
+
 CHECK_STEPS = 100  # at most, between two looks: a look waits until the device has caught up
 
 
@@ -14,12 +17,12 @@ class LossRecord:
 
     No step waits for its loss: `read` does so for all of them together, when `due` says so, a
     report is wanted or a checkpoint is taken. Each is then looked at, so the step that went wrong
-    is named, whenever it is found.
+    is named, whenever it is found. layout: of ranks that each have a share of the loss.
     """
 
-    def __init__(self, check_steps: int = CHECK_STEPS) -> None:
+    def __init__(self, check_steps: int = CHECK_STEPS, layout: Layout = ALONE) -> None:
         assert check_steps > 0
-        self.check_steps = check_steps
+        self.check_steps, self._layout = check_steps, layout
         self._losses: list[Tensor] = []
 
     @property
@@ -28,23 +31,33 @@ class LossRecord:
         return len(self._losses) >= self.check_steps
 
     def add(self, loss: Tensor) -> None:
-        """Takes in the mean loss of a step, a scalar on any device; does not wait for it."""
+        """Takes in this rank's share of a step's loss, a scalar on any device, without waiting."""
         self._losses.append(loss)
 
     def read(self, last_step: int) -> list[float]:
         """The losses since the last reading, in the order of their steps; forgets them.
 
-        last_step: that of the last loss, counted from 1. FloatingPointError, naming the step,
-        where one is not finite.
+        last_step: that of the last loss, counted from 1. FloatingPointError, naming the step and
+        the ranks, where one is not finite. Every rank calls it at the same step.
         """
         if not self._losses:
             return []
-        losses: list[float] = torch.stack(self._losses).tolist()
+        shares = torch.stack(self._losses)
+        losses: list[float] = self._layout.unit_copies.total(shares).tolist()
         self._losses.clear()
-        for step, loss in enumerate(losses, last_step + 1 - len(losses)):
+        for place, loss in enumerate(losses):
             if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss of step {step} is {loss}")
+                step = last_step + 1 - len(losses) + place
+                where = _told_ranks(shares[place], self._layout.ranks)
+                raise FloatingPointError(f"the loss of step {step} is {loss}{where}")
         return losses
+
+
+def _told_ranks(share: Tensor, ranks: Group) -> str:
+    """Which ranks have a share of the loss that is not finite, in words; "" for all of them."""
+    finite = ranks.all_gather(share.isfinite().int()[None], 0).tolist()
+    spoilt = [str(rank) for rank, good in enumerate(finite) if not good]
+    return f" on rank {', '.join(spoilt)}" if 0 < len(spoilt) < ranks.size else ""
 
 
 def require_finite(tensors: Mapping[str, Tensor], step: int) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that is answered between two steps."""
+"""Ctrl-C, SIGTERM and SIGUSR1 as a question that is answered between two steps."""
 
 import signal
 import sys
@@ -7,22 +7,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 @contextmanager
-def stop_request() -> Iterator[Callable[[], bool]]:
+def stop_request(*, quiet: bool = False) -> Iterator[Callable[[], bool]]:
     """Within it the first SIGINT or SIGTERM only asks: the function given says whether one came.
 
-    The second one interrupts at once, as KeyboardInterrupt.
+    The second one interrupts at once, as KeyboardInterrupt. SIGUSR1 asks, however often: a
+    scheduler sends it ahead of its SIGTERM. quiet: says nothing.
     """
-    asked = threading.Event()
+    asked, pressed = threading.Event(), threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
+        if number != signal.SIGUSR1:
+            if pressed.is_set():
+                raise KeyboardInterrupt
+            pressed.set()
+        if not (asked.is_set() or quiet):
+            told = "\nstopping after this step; once more to stop at once"
+            print(told, file=sys.stderr, flush=True)
         asked.set()
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
 
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, ask) for number in ASKING}
     try:
         yield asked.is_set
     finally:

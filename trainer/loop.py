@@ -17,8 +17,10 @@ from pipeline.waits import Waits
 from trainer.metrics import Progress
 from trainer.model import AlexNet
 from trainer.optimizer import build_optimizer, set_learning_rates
+from trainer.parallel import UNIT_LAYERS
 from trainer.precision import Arithmetic, zero_momentum
 from trainer.preset import Preset
+from trainer.reducer import GradientReducer
 from trainer.schedule import build_schedule
 from trainer.weight_report import WeightChange, copy_weights, weight_changes
 
@@ -66,7 +68,8 @@ class Trainer:
 
     The loss stays on the device; it is read only when a report or a look at it is due and at the
     end of an epoch. micro_batch: images per forward and backward pass, None for the whole batch;
-    ema_decay: of the moving average of the weights, None for none.
+    ema_decay: of the moving average of the weights, None for none. Where the model's layout shares
+    the work out, all ranks do everything in the same order, each with its part of every batch.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Trainer:
     ) -> None:
         self.model, self.preset, self.seed = model, preset, seed
         self.precision, self.micro_batch = precision, micro_batch
+        self.layout = model.layout
         self.device = next(model.parameters()).device
         self.arithmetic = Arithmetic(precision, self.device)
         self.optimizer = build_optimizer(model, preset, fused=self.arithmetic.skips_steps)
@@ -93,12 +97,22 @@ class Trainer:
         self.step = 0
         self.watch_weights = False  # in the last step of the epoch
         self.weight_changes: dict[str, WeightChange] = {}  # in the last step that was watched
-        self._losses = LossRecord()
+        self._losses = LossRecord(layout=self.layout)
+        self._reducers = _reducers(model)
+        self._whole: AlexNet | None = None
 
-    @property
     def tested_model(self) -> AlexNet:
-        """The network that is validated: with the averaged weights where there is an average."""
-        return self.ema.model if self.ema else self.model
+        """The network that is validated: with the averaged weights where there is an average.
+
+        The whole network, on every rank; every rank calls it.
+        """
+        tested = self.ema.model if self.ema else self.model
+        if self.layout.ranks.size == 1:
+            return tested
+        if self._whole is None:
+            self._whole = AlexNet(self.preset, tested.num_classes, tested.width).place(self.device)
+        self._whole.load_state_dict(self.layout.whole_state(tested.state_dict()))
+        return self._whole
 
     def train_epoch(
         self, feed: Feed, totals: Totals, progress: Progress, stop: Callable[[], bool]
@@ -110,31 +124,37 @@ class Trainer:
         """
         self.model.train()
         before, start = Totals(**vars(totals)), time.perf_counter()
-        waited = feed.waits
+        waited, num_ranks = feed.waits, self.layout.ranks.size
         steps_done = self.step % len(feed)
         for batch in feed:
             steps_done += 1
             finished = steps_done == len(feed)
             watched = finished and self.watch_weights
             self._losses.add(self._watched_step(batch) if watched else self.train_step(batch))
-            totals.num_images += len(batch.labels)
+            num_images = len(batch.labels) * num_ranks
+            totals.num_images += num_images
             stopped = not finished and stop()
-            if stopped or finished or self._losses.due or progress.due(steps_done):
+            # Ranks read together, so none by its clock.
+            due = progress.due(steps_done) if num_ranks == 1 else self._losses.due
+            if stopped or finished or self._losses.due or due:
                 for loss in self._losses.read(self.step):
-                    totals.loss_sum += loss * len(batch.labels)
+                    totals.loss_sum += loss * num_images
                 totals.seconds = before.seconds + time.perf_counter() - start
                 for name, seconds in vars(feed.waits).items():
                     setattr(totals, name, getattr(before, name) + seconds - getattr(waited, name))
             if stopped:
                 return False
-            if progress.due(steps_done):
+            if due and progress.late(steps_done):
                 progress.show(
                     steps_done, totals.loss, totals.images_per_second, totals.wait_share
                 )
         return True
 
     def train_step(self, batch: Batch) -> Tensor:
-        """One step of gradient descent; returns the batch's mean loss, a scalar on the device."""
+        """One step of gradient descent; returns the batch's mean loss, a scalar on the device.
+
+        Of several ranks: what the rows of this one add to it.
+        """
         epoch = self.step // self.steps_per_epoch
         rate = self.schedule.rate(self.step)
         set_learning_rates(self.optimizer, rate, epoch, self.preset.training)
@@ -148,20 +168,50 @@ class Trainer:
 
     def _add_gradients(self, batch: Batch, divisor: float) -> Tensor:
         """Forward and backward over the micro-batches; returns the mean loss of the batch."""
-        masks = self.model.dropout_masks(self.seed, self.step, len(batch.labels), self.device)
+        num_images = len(batch.labels) * self.layout.ranks.size
+        masks = self.model.dropout_masks(self.seed, self.step, num_images, self.device)
+        seen = self._seen(batch)
+        of_batch = len(seen.labels) * self.layout.rows.size / num_images  # rows of the logits
+        parts = list(micro_batches(seen, masks, self.micro_batch, self.layout.rows.size))
+        for reducer in self._reducers:
+            reducer.begin(len(parts))
         losses = []
-        for part, part_masks, share in micro_batches(batch, masks, self.micro_batch):
+        for part, part_masks, share in parts:
             with self.arithmetic.autocast():
                 logits = self.model(part.images, part.crop, part_masks, divisor)
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            loss = F.cross_entropy(wide, part.labels) * share
+            labels = self.layout.labels(part.labels)
+            loss = F.cross_entropy(wide, labels) * (share * of_batch)
             self.arithmetic.backward(loss)
             losses.append(loss.detach())
+        for reducer in self._reducers:
+            reducer.finish()
         return torch.stack(losses).sum()
+
+    def _seen(self, batch: Batch) -> Batch:
+        """The images that this rank's convolutions see, of which it decoded those of `batch`."""
+        if self.layout.kernels.size == 1:
+            return batch
+        images, labels, crop = (
+            self.layout.images(mine) for mine in (batch.images, batch.labels, batch.crop)
+        )
+        return Batch(images=images, labels=labels, ids=batch.ids, crop=crop)
 
     def _watched_step(self, batch: Batch) -> Tensor:
         """As `train_step`; keeps what it did to each weight."""
-        before = copy_weights(self.model)
+        before = self.layout.whole_state(copy_weights(self.model))
         loss = self.train_step(batch)
-        self.weight_changes = weight_changes(self.model, before)
+        after = self.layout.whole_state(copy_weights(self.model))
+        self.weight_changes = weight_changes(after, before)
         return loss
+
+
+def _reducers(model: AlexNet) -> list[GradientReducer]:
+    """For the gradients of what other ranks hold too: units, then kernels, as backward goes."""
+    units = [p for name, p in model.named_parameters() if name.startswith(UNIT_LAYERS)]
+    kernels = [p for name, p in model.named_parameters() if not name.startswith(UNIT_LAYERS)]
+    layout = model.layout
+    return [
+        GradientReducer(units, layout.unit_copies),
+        GradientReducer(kernels, layout.kernel_copies),
+    ]

@@ -75,10 +75,12 @@ class Progress:
 
     def due(self, step: int) -> bool:
         """True where `show` is worth the reading of the loss, which waits for the device."""
-        if step % self.every_steps:
-            return False
-        late = time.monotonic() - self._shown >= self._line_seconds
-        return self._terminal or (late and step < self._num_steps)
+        return step % self.every_steps == 0 and self.late(step)
+
+    def late(self, step: int) -> bool:
+        """True where the last line is long ago and the epoch goes on, or on a terminal."""
+        long_ago = time.monotonic() - self._shown >= self._line_seconds
+        return self._terminal or (long_ago and step < self._num_steps)
 
     def show(self, step: int, loss: float, images_per_second: float, wait_share: float) -> None:
         """Tells how far the epoch is; `loss` is its mean so far."""

@@ -18,6 +18,7 @@ from trainer.layers import (
     mask_and_halve,
     random_source,
 )
+from trainer.parallel import ALONE, Layout
 from trainer.preset import Network, Preset
 
 PAD_PX = 3  # right and bottom only: 224 -> 227, so that conv1 gives 55x55 maps (2012 convdata.py)
@@ -41,7 +42,8 @@ class AlexNet(nn.Module):
 
     Built with PyTorch's own random weights: call `initialise` and `normalise.fill`, or load a
     state. ValueError for a width that is not a positive number. A convolution that is removed
-    takes its activation and normalisation with it, not the pooling that follows.
+    takes its activation and normalisation with it, not the pooling that follows. layout: where
+    several ranks share the network out, this holds one rank's part of it.
     """
 
     conv1: nn.Conv2d
@@ -51,35 +53,39 @@ class AlexNet(nn.Module):
     conv5: nn.Conv2d
     conv6: nn.Conv2d
 
-    def __init__(self, preset: Preset, num_classes: int, width: float = 1.0) -> None:
+    def __init__(
+        self, preset: Preset, num_classes: int, width: float = 1.0, layout: Layout = ALONE
+    ) -> None:
         super().__init__()
         if not (math.isfinite(width) and width > 0):
             raise ValueError(f"--width is {width}, must be a number more than 0")
         self.preset, self.num_classes, self.width = preset, num_classes, width
+        self.layout = layout
         net = preset.network
         self.normalise = Normalise(mean=preset.augmentation.mean)
         kernels = _kernels(net, width)
         self.convolutions = tuple(kernels)
         channels = 3
         for name, count in kernels.items():
-            self.add_module(name, _convolution(net, name, channels, count))
+            self.add_module(name, _convolution(net, name, channels, count, layout))
             channels = count
-        self.norm1 = _norm(net, kernels["conv1"])
-        self.norm2 = _norm(net, kernels["conv2"]) if "conv2" in kernels else nn.Identity()
+        self.norm1 = _norm(net, kernels["conv1"], layout)
+        self.norm2 = _norm(net, kernels["conv2"], layout) if "conv2" in kernels else nn.Identity()
         self.map_norm2 = _map_norm(net) if "conv2" in kernels else nn.Identity()
         # rounded up, as 2012 layer.py does: of effect for windows of 2x2 only
         self.pool = nn.MaxPool2d(net.pool_px, 2, ceil_mode=True)
         hidden = [scaled(size, width) for size in net.hidden]
-        self.fc6 = _linear(net, "fc6", channels * _pool5_px(net) ** 2, hidden[0])
-        self.fc7 = _linear(net, "fc7", hidden[0], hidden[1])
-        self.fc8 = nn.Linear(hidden[1], num_classes)
+        self.hidden = hidden[0], hidden[1]
+        self.fc6 = _linear(net, "fc6", channels * _pool5_px(net) ** 2, hidden[0], layout)
+        self.fc7 = _linear(net, "fc7", hidden[0], hidden[1], layout)
+        self.fc8 = nn.Linear(hidden[1] // layout.units.size, num_classes)
 
     def initialise(self, seed: int) -> None:
         """Sets weights and biases; those of a layer are a function of (seed, layer name)."""
         net = self.preset.network
         for name, layer in self.named_children():
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                weight = torch.empty(layer.weight.shape)
+                weight = torch.empty(self.layout.whole_shape(f"{name}.weight", layer.weight))
                 source = random_source("cpu", seed, "weights", name)
                 if net.init == "normal":
                     std = net.deep_init_std if name in DEEP else net.init_std
@@ -89,7 +95,7 @@ class AlexNet(nn.Module):
                 ones = net.ones_biases and name in ONES_BIASES
                 assert layer.bias is not None
                 with torch.no_grad():
-                    layer.weight.copy_(weight)
+                    layer.weight.copy_(self.layout.part(f"{name}.weight", weight))
                     layer.bias.fill_(float(ones))
 
     def place(self, device: torch.device) -> "AlexNet":
@@ -103,13 +109,17 @@ class AlexNet(nn.Module):
     def dropout_masks(
         self, seed: int, step: int, num_images: int, device: torch.device
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The masks of fc6 and fc7 in a step, (num_images, outputs) each; None without dropout."""
+        """The masks of fc6 and fc7 in a step, of this rank's rows and units; None without dropout.
+
+        num_images: of the global batch.
+        """
         if not self.preset.network.dropout:
             return None, None
-        return (
-            dropout_mask(seed, step, "fc6", (num_images, self.fc6.out_features), device),
-            dropout_mask(seed, step, "fc7", (num_images, self.fc7.out_features), device),
+        fc6, fc7 = (
+            self.layout.mask(dropout_mask(seed, step, name, (num_images, units), device))
+            for name, units in zip(("fc6", "fc7"), self.hidden, strict=True)
         )
+        return fc6, fc7
 
     def forward(
         self,
@@ -118,18 +128,23 @@ class AlexNet(nn.Module):
         masks: tuple[Tensor | None, Tensor | None] | None,
         divisor: float = 1.0,
     ) -> Tensor:
-        """Logits (batch, classes).
+        """Logits (batch, classes), of the rows of `layout.labels`.
 
         images: (batch, 3, 224, 224) in 0..255 units; crop: (batch, 3) = x, y, flip; masks: of
         `dropout_masks` in training, None in test; divisor: of the normalised images, the preset's
         in training.
         """
         assert self.training == (masks is not None)
-        x = self.features(self.normalise(images, crop, divisor)).flatten(1)
+        x = self._meet("fc6", self.features(self.normalise(images, crop, divisor)))
+        x = self.layout.rows.gather(x, 0).flatten(1)
         x = self._dropout(self._activate(self.fc6(x)), masks, 0)
+        if self._meets("fc7"):
+            x = self.layout.units.gather(x, 1)
         x = self._dropout(self._activate(self.fc7(x)), masks, 1)
-        logits: Tensor = self.fc8(x)
-        return logits
+        if self.layout.units.size == 1:
+            logits: Tensor = self.fc8(x)
+            return logits
+        return self.layout.units.add(F.linear(x, self.fc8.weight)) + self.fc8.bias
 
     def features(self, x: Tensor) -> Tensor:
         """What fc6 sees, as maps (batch, channels, height, width), of normalised images."""
@@ -145,7 +160,16 @@ class AlexNet(nn.Module):
 
     def _convolve(self, name: str, x: Tensor) -> Tensor:
         """The convolution and its activation; x itself where the network has none of that name."""
-        return self._activate(getattr(self, name)(x)) if name in self.convolutions else x
+        if name not in self.convolutions:
+            return x
+        return self._activate(getattr(self, name)(self._meet(name, x)))
+
+    def _meet(self, name: str, maps: Tensor) -> Tensor:
+        """The maps that a layer sees, where ranks hold a column each: both columns' or its own."""
+        return self.layout.kernels.gather(maps, 1) if self._meets(name) else maps
+
+    def _meets(self, name: str) -> bool:
+        return name in MEETING and _groups(self.preset.network, name) == 1
 
     def _activate(self, x: Tensor) -> Tensor:
         """In place: what comes in is of use to nobody else."""
@@ -174,15 +198,19 @@ def _groups(net: Network, name: str) -> int:
     return 1 if net.exchange and name in MEETING else net.columns
 
 
-def _convolution(net: Network, name: str, inputs: int, outputs: int) -> nn.Conv2d:
+def _convolution(
+    net: Network, name: str, inputs: int, outputs: int, layout: Layout
+) -> nn.Conv2d:
+    ranks = layout.kernels.size
     if name == "conv1":
-        return nn.Conv2d(inputs, outputs, KERNEL_PX[name], stride=4)
+        return nn.Conv2d(inputs, outputs // ranks, KERNEL_PX[name], stride=4)
+    groups = _groups(net, name)
     return nn.Conv2d(
-        inputs,
-        outputs,
+        inputs if groups == 1 else inputs // ranks,
+        outputs // ranks,
         KERNEL_PX[name],
         padding=_padding_px(net, name),
-        groups=_groups(net, name),
+        groups=max(1, groups // ranks),
     )
 
 
@@ -204,23 +232,29 @@ def _pool5_px(net: Network) -> int:
     return side_px
 
 
-def _linear(net: Network, name: str, inputs: int, outputs: int) -> nn.Linear:
+def _linear(net: Network, name: str, inputs: int, outputs: int, layout: Layout) -> nn.Linear:
+    ranks = layout.units.size
     groups = _groups(net, name)
-    return GroupedLinear(inputs, outputs, groups) if groups > 1 else nn.Linear(inputs, outputs)
+    if groups > 1:
+        inputs, groups = inputs // ranks, groups // ranks
+    if groups > 1:
+        return GroupedLinear(inputs, outputs // ranks, groups)
+    return nn.Linear(inputs, outputs // ranks)
 
 
-def _norm(net: Network, num_channels: int) -> nn.Module:
+def _norm(net: Network, num_channels: int, layout: Layout) -> nn.Module:
+    ranks = layout.kernels.size
     if net.norm == "none":
         return nn.Identity()
     if net.norm == "batch":
-        return nn.BatchNorm2d(num_channels)
+        return nn.BatchNorm2d(num_channels // ranks)
     divisor = net.response_size if net.response_alpha_divided else 1
     return ResponseNorm(
         size=net.response_size,
         k=net.response_k,
         alpha=net.response_alpha / divisor,
         beta=net.response_beta,
-        columns=net.columns,
+        columns=max(1, net.columns // ranks),
     )
 
 

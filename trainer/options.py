@@ -11,6 +11,7 @@ from pipeline.byte_size import ByteSize
 from pipeline.locations import Location
 from pipeline.order import Window
 from trainer.config import DEVICES
+from trainer.parallel import MODES
 from trainer.precision import PRECISIONS
 from trainer.presets import PRESETS
 
@@ -19,7 +20,7 @@ Command = Callable[..., Any]
 
 def run_options(command: Command) -> Command:
     """Adds every option of a run to a click command, in the order of its help."""
-    return _with_options(command, [*RECIPE, *FEEDING, *STAGING, *MACHINE, *COMFORTS])
+    return _with_options(command, [*RECIPE, *FEEDING, *STAGING, *MACHINE, *PROCESSES, *COMFORTS])
 
 
 def staging_options(command: Command) -> Command:
@@ -171,6 +172,35 @@ MACHINE = (
         help="Of the step's arithmetic; weights are always kept in fp32. fp16 scales the loss; "
         "tf32 rounds the factors of products on a GPU, and is fp32 on a CPU. auto: the preset's "
         "on a GPU, fp32 on a CPU.",
+    ),
+)
+PROCESSES = (
+    click.option(
+        "--processes",
+        type=int,
+        help="Processes that share each batch.  [default: one per visible GPU; on CPUs, and with "
+        "--overfit, 1]",
+    ),
+    click.option(
+        "--parallel",
+        type=click.Choice(["auto", *MODES]),
+        default="auto",
+        help="How they share the work. data: each its images, gradients are summed; columns: "
+        "pairs of them are the paper's two GPUs; hybrid: convolutions as data, fully-connected "
+        "layers shared out. auto: by batch and machines.",
+    ),
+    click.option(
+        "--max-restarts",
+        type=int,
+        default=3,
+        help="How often all processes are started again, from the last checkpoint, when one has "
+        "crashed.",
+    ),
+    click.option(
+        "--timeout-seconds",
+        type=float,
+        default=600.0,
+        help="After which a process that does not answer the others is taken for crashed.",
     ),
 )
 COMFORTS = (

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains AlexNet from a folder of shards, and takes up a run that was stopped.
 
-    trainer/run.py --shards shards/                       the modern recipe, 90 epochs
+    trainer/run.py --shards shards/                       the modern recipe, on every GPU here
     trainer/run.py --shards shards/ --epochs 20 --width 0.25       a small network, on a CPU
     trainer/run.py --show-preset kriz2012                 every hyper-parameter, its source
     trainer/run.py --preset paper --set conv6=256 --summary        layers of a variant
@@ -16,10 +16,9 @@ from pipeline.messages import clear_errors
 from trainer.config import RunConfig, asked_preset
 from trainer.options import run_options
 from trainer.presets import PRESETS, describe_preset
-from trainer.session import Session
+from trainer.rank import run
 from trainer.summary import summary
 
-PREEMPTED = 75
 SUMMARY_CLASSES = 1000
 
 
@@ -42,9 +41,7 @@ def main(show_summary: bool, show_preset: str | None, **options: Any) -> None:
         return
     if options["shards"] is None:
         raise click.UsageError("--shards DIR is missing: the folder of tools/prepare_shards.py")
-    with Session(RunConfig(**options)) as session:
-        if not session.run():
-            sys.exit(PREEMPTED)
+    run(RunConfig(**options), [sys.executable, __file__, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

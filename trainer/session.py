@@ -8,13 +8,12 @@ from contextlib import ExitStack
 from typing import Any
 
 from pipeline.loader import Batch, Loader, LoaderConfig
-from pipeline.moments import read_statistics
 from pipeline.manifest import Dataset, open_dataset
-from trainer.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.moments import read_statistics
+from trainer.checkpoint import load_checkpoint
 from trainer.config import (
     RunConfig,
     asked_preset,
-    claim_folder,
     describe,
     differences,
     find_device,
@@ -27,10 +26,11 @@ from trainer.loop import Totals, Trainer
 from trainer.metrics import Progress, Report
 from trainer.overfit import OverfitFeed, require_images
 from trainer.precision import explain_precision, find_precision, set_float32_products
-from trainer.sinks import Sinks
-from trainer.start import build_model
+from trainer.run_folder import RunFolder
+from trainer.start import build_model, find_layout
 from trainer.state import ResumableFeed, capture, restore
 from trainer.weight_report import weight_table
+from trainer.world import Agreement, World
 
 LAST_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
@@ -39,30 +39,36 @@ BEST_NAME = "best.safetensors"
 class Session:
     """A run in its folder. ValueError for whatever the user has to put right first."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, world: World | None = None) -> None:
+        """world: of the rank that this is; by default a world of one."""
         self.config = config
+        self.world = world or World(device=find_device(config.device))
+        self.device = self.world.device
         dataset = open_dataset(config.shards)
         statistics = read_statistics(config.shards, dataset.fingerprint("train"))
-        self.device = find_device(config.device)
         num_images = dataset.num_samples("train")
         if config.overfit:
             require_images(config.overfit, num_images)
         self.preset = resolve_preset(config, config.overfit or num_images)
         self.description = describe(config, self.preset, dataset)
         self.folder = config.folder
-        self.metrics = Sinks(self.folder, tensorboard=config.tensorboard)
         precision = find_precision(
             config.precision, self.preset.training.precision, self.device
         )
         set_float32_products(precision, self.device)
+        self.layout, self.mode_told = find_layout(config, self.preset, self.world, precision)
+        self.records = RunFolder(
+            self.folder, self.layout.ranks, self.device, tensorboard=config.tensorboard
+        )
         self.totals = Totals()
         self.epoch = 0  # finished epochs
         self.best_top1_error = 2.0  # worse than any
-        self.model = build_model(self.preset, dataset.classes, config, statistics)
-        self.model.place(self.device)
-        claim_folder(self.folder, self.description)
+        self.model = build_model(
+            self.preset, dataset.classes, config, statistics, self.layout
+        ).place(self.device)
+        self.records.claim(self.description)
         with ExitStack() as stack:
-            stack.callback(self.metrics.close)
+            stack.callback(self.records.close)
             self.train_feed, self.val_feed = self._open_feeds(stack)
             self.trainer = Trainer(
                 model=self.model,
@@ -73,7 +79,7 @@ class Session:
                 micro_batch=config.micro_batch,
                 ema_decay=config.ema,
             )
-            self._say(config, dataset)
+            self._introduce(config, dataset)
             self._resume()
             self._loaders = stack.pop_all()
 
@@ -84,19 +90,22 @@ class Session:
         longer finite; the last checkpoint stays.
         """
         if self.epoch >= self.num_epochs:
-            print(f"{self.folder}: all {self.num_epochs} epochs are done; nothing to do")
-        with stop_request() as asked:
+            done = f"all {self.num_epochs} epochs are done; nothing to do"
+            self.records.say(f"{self.folder}: {done}")
+        agreed = Agreement(self.world)
+        with stop_request(quiet=not self.world.is_first) as asked:
             while self.epoch < self.num_epochs and not self._at_limit:
                 try:
-                    if not self._run_epoch(lambda: asked() or self._at_limit):
+                    if not self._run_epoch(lambda: agreed(asked()) or self._at_limit):
                         self._save(LAST_NAME)
                         break
                 except FloatingPointError as error:
                     raise ValueError(self._diverged(error)) from error
+        agreed.settle()
         if self.epoch == self.num_epochs:
             return True
-        limited = " without --limit-steps" if self._at_limit else ""
-        print(f"stopped after step {self.trainer.step}; the same command{limited} resumes")
+        command = "the same command" + (" without --limit-steps" if self._at_limit else "")
+        self.records.say(f"stopped after step {self.trainer.step}; {command} resumes")
         return self._at_limit
 
     @property
@@ -146,7 +155,9 @@ class Session:
             prefetch=self.config.prefetch,
             stage_dir=self.config.stage_dir,
             stage_bytes=self.config.stage_bytes,
-            device=self.device.type,
+            device=str(self.device),
+            rank=self.world.rank,
+            world_size=self.world.size,
             exact=self.config.exact,
             calibrate=self.config.calibrate,
         )
@@ -155,7 +166,7 @@ class Session:
         """Trains what is left of the epoch, validates, saves, reports; False where stopped."""
         num_steps = len(self.train_feed)
         title = f"epoch {self.epoch + 1}/{self.num_epochs}"
-        terminal = sys.stderr.isatty()
+        terminal = sys.stderr.isatty() and self.world.is_first
         self.train_feed.set_epoch(self.epoch)
         every = self.config.weight_report
         self.trainer.watch_weights = every is not None and (self.epoch + 1) % every == 0
@@ -168,7 +179,8 @@ class Session:
             if not self.trainer.train_epoch(self.train_feed, self.totals, progress, stop):
                 return False
         start = time.perf_counter()
-        errors = evaluate(self.trainer.tested_model, self.val_feed)
+        tested = self.trainer.tested_model()
+        errors = evaluate(tested, self.val_feed, ranks=self.layout.ranks)
         if not math.isfinite(errors.loss):
             raise FloatingPointError(f"the validation loss after step {self.trainer.step} is NaN")
         self._finish_epoch(errors, time.perf_counter() - start)
@@ -199,14 +211,16 @@ class Session:
         trainer.schedule.observe(errors.top1_error)
         self.epoch += 1
         self.totals = Totals()
-        if errors.top1_error < self.best_top1_error:
+        best = self.best_top1_error
+        if errors.top1_error < best:
             self.best_top1_error = errors.top1_error
-            self._save(BEST_NAME)
-        self.metrics.append(report.to_dict())
+            if not self._save(BEST_NAME):
+                self.best_top1_error = best
+        self.records.append(report)
         self._save(LAST_NAME)
-        print(report.line(self.num_epochs), flush=True)
+        self.records.say(report.line(self.num_epochs))
         if report.weights:
-            print(weight_table(report.weights, report.step), flush=True)
+            self.records.say(weight_table(report.weights, report.step))
 
     def _diverged(self, error: FloatingPointError) -> str:
         last = self.folder / LAST_NAME
@@ -216,20 +230,21 @@ class Session:
             f"learning_rate={self.preset.training.learning_rate / 3:.2g}, with another --out"
         )
 
-    def _save(self, name: str) -> None:
+    def _save(self, name: str) -> bool:
+        """Whether a checkpoint was written, on every rank alike."""
         progress = {
             "epoch": self.epoch,
             "best_top1_error": self.best_top1_error,
             "totals": vars(self.totals),
         }
         checkpoint = capture(self.trainer, self.train_feed, self.description, progress)
-        save_checkpoint(self.folder / name, checkpoint)
+        return self.records.save(name, checkpoint)
 
     def _resume(self) -> None:
         """Takes up the last checkpoint where there is one, and drops what was told after it."""
         path = self.folder / LAST_NAME
         if not path.exists():
-            self.metrics.resume(-1)
+            self.records.resume(-1)
             return
         checkpoint = load_checkpoint(path)
         if different := differences(checkpoint.config, self.description):
@@ -241,10 +256,10 @@ class Session:
         self.epoch = progress["epoch"]
         self.best_top1_error = progress["best_top1_error"]
         self.totals = Totals(**progress["totals"])
-        self.metrics.resume(self.trainer.step)
-        print(f"resuming {path}: {self.epoch} epochs done, {self.trainer.step} steps")
+        self.records.resume(self.trainer.step)
+        self.records.say(f"resuming {path}: {self.epoch} epochs done, {self.trainer.step} steps")
 
-    def _say(self, config: RunConfig, dataset: Dataset) -> None:
+    def _introduce(self, config: RunConfig, dataset: Dataset) -> None:
         """Prints what the run is about to do."""
         num_train, num_val = (
             config.overfit or dataset.num_samples(split) for split in ("train", "val")
@@ -252,13 +267,12 @@ class Session:
         training, own = self.preset.training, asked_preset(config).training.batch_size
         lowered = f" (the preset's is {own:,})" if training.batch_size != own else ""
         loader = self.train_feed
-        print(
+        self.records.say(
             f"{self.preset.name}: {training.epochs} epochs of {num_train:,} images in "
             f"{self.model.num_classes} classes, {num_val:,} to validate\n"
             f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
             f"{explain_precision(self.trainer.precision, self.device)}\n"
             f"loader: {loader.description}; run folder: {self.folder}",
+            *([self.mode_told] if self.mode_told else []),
             *notes(config, self.preset),
-            sep="\n",
-            flush=True,
         )

@@ -58,10 +58,14 @@ class MetricsFile:
     def append(self, report: Mapping[str, Any]) -> None:
         """Adds a line and flushes it to the disk; ValueError for a number JSON does not know."""
         line = json.dumps(report, allow_nan=False) + "\n"
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with open(self.path, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                file.write(line.encode())
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)  # a full disk may have taken half a line
+                raise
 
     def read(self) -> list[dict[str, Any]]:
         """The lines so far."""

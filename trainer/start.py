@@ -15,21 +15,27 @@ from trainer.checkpoint import (
     require_classes,
 )
 from trainer.config import RunConfig
-from trainer.model import AlexNet
+from trainer.model import AlexNet, scaled
+from trainer.parallel import ALONE, Layout, build_layout, choose_mode
 from trainer.preset import Preset
+from trainer.world import World
 
 HEAD = "fc8."
 OTHER_CLASSES = "give --replace-head for a new last layer, or take shards of the same classes"
 
 
 def build_model(
-    preset: Preset, classes: tuple[str, ...], config: RunConfig, statistics: Statistics
+    preset: Preset,
+    classes: tuple[str, ...],
+    config: RunConfig,
+    statistics: Statistics,
+    layout: Layout = ALONE,
 ) -> AlexNet:
     """The network with the initial weights of the seed and the normalisation of the shards.
 
-    With --init-from both come from that checkpoint.
+    With --init-from both come from that checkpoint. layout: this rank holds its part.
     """
-    model = AlexNet(preset, len(classes), config.width)
+    model = AlexNet(preset, len(classes), config.width, layout)
     model.initialise(config.seed)
     channel = preset.augmentation.mean == "channel"
     mean = statistics.mean if channel else statistics.mean_image
@@ -37,6 +43,29 @@ def build_model(
     if config.init_from is not None:
         load_pretrained(model, config.init_from, classes, replace_head=config.replace_head)
     return model
+
+
+def find_layout(
+    config: RunConfig, preset: Preset, world: World, precision: str
+) -> tuple[Layout, str]:
+    """Who holds what, and why, in words ("" where this process is alone).
+
+    All ranks call it. ValueError where they cannot share the network out as asked.
+    """
+    if world.size == 1:
+        return ALONE, ""
+    if config.overfit:
+        raise ValueError("--overfit trains in one process; give --processes 1")
+    hidden6, hidden7 = (scaled(size, config.width) for size in preset.network.hidden)
+    mode, reason = choose_mode(
+        config.parallel,
+        preset,
+        world.size,
+        one_machine=world.one_machine,
+        hidden=(hidden6, hidden7),
+        skips_steps=precision == "fp16",
+    )
+    return build_layout(mode, world.device), f"{world.size} processes, {mode}: {reason}"
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:
@@ -63,6 +92,6 @@ def load_pretrained(
         name = f"--init-from {path}"
         require_classes(checkpoint, classes, "the shard folder", name, OTHER_CLASSES)
     else:
-        state = model.state_dict()
+        state = model.layout.whole_state(model.state_dict())
         tensors |= {name: value for name, value in state.items() if name.startswith(HEAD)}
     load_tensors(model, tensors)

@@ -37,14 +37,16 @@ def capture(
 ) -> Checkpoint:
     """The run between two steps. config: its description; progress: what else it has to resume.
 
-    FloatingPointError where a weight is no longer finite: that is not worth keeping.
+    That of the whole network, whoever holds what: every rank calls it. FloatingPointError where a
+    weight is no longer finite: that is not worth keeping.
     """
-    weights = trainer.model.state_dict()
+    whole = trainer.layout.whole_state
+    weights = whole(trainer.model.state_dict())
     require_finite(weights, trainer.step)
     return Checkpoint(
         model=weights,
-        momentum=momentum_state(trainer.model, trainer.optimizer),
-        ema=trainer.ema.state_dict() if trainer.ema else {},
+        momentum=whole(momentum_state(trainer.model, trainer.optimizer)),
+        ema=whole(trainer.ema.state_dict()) if trainer.ema else {},
         config=config,
         progress={
             "step": trainer.step,
@@ -67,10 +69,10 @@ def capture(
 def restore(checkpoint: Checkpoint, trainer: Trainer, feed: ResumableFeed) -> None:
     """Puts trainer and feed where `capture` found them; ValueError where they do not fit."""
     load_model(trainer.model, checkpoint)
-    rates = checkpoint.progress["learning_rates"]
-    load_momentum(trainer.model, trainer.optimizer, checkpoint.momentum, rates)
+    rates, part = checkpoint.progress["learning_rates"], trainer.layout.part_state
+    load_momentum(trainer.model, trainer.optimizer, part(checkpoint.momentum), rates)
     if trainer.ema:
-        trainer.ema.load_state_dict(checkpoint.ema)
+        trainer.ema.load_state_dict(part(checkpoint.ema))
     trainer.arithmetic.load_state_dict(checkpoint.arithmetic)
     trainer.schedule.load_state_dict(checkpoint.schedule)
     trainer.step = checkpoint.progress["step"]

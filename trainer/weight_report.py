@@ -22,25 +22,27 @@ class WeightChange:
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters by name, copied where they are: the "before" of `weight_changes`."""
+    """The parameters by name, copied where they are, for `weight_changes`."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 @torch.no_grad()
-def weight_changes(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, WeightChange]:
-    """What a step did to each parameter, by name; `before`: the parameters in front of it.
+def weight_changes(
+    after: Mapping[str, Tensor], before: Mapping[str, Tensor]
+) -> dict[str, WeightChange]:
+    """What a step did to each parameter, by name, from the parameters after and before it.
 
     The increment is measured, not taken from the momentum: it holds for every update rule, and is
     what float32 really adds to a weight. Waits for the device once.
     """
     parts = [
         torch.stack([parameter.abs().mean(), (parameter - before[name]).abs().mean()])
-        for name, parameter in model.named_parameters()
+        for name, parameter in after.items()
     ]
     means: list[list[float]] = torch.stack(parts).tolist()
     return {
         name: WeightChange(mean_abs=size, mean_abs_step=step, ratio=step / size if size else 0.0)
-        for (name, _), (size, step) in zip(model.named_parameters(), means, strict=True)
+        for name, (size, step) in zip(after, means, strict=True)
     }
 
 

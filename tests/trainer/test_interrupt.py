@@ -18,6 +18,13 @@ def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals)
         raise AssertionError("the second signal did nothing")
 
 
+def test_the_signal_ahead_of_a_schedulers_sigterm_only_asks() -> None:
+    with stop_request() as asked:
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            assert asked()
+
+
 def test_afterwards_signals_mean_what_they_meant_before() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stop_request():

@@ -21,7 +21,7 @@ def test_sizes_steps_and_ratios_are_those_of_the_update_rule() -> None:
         layer(torch.randn(4, 7, generator=source, dtype=torch.float64)).square().sum().backward()
         before = copy_weights(layer)
         optimizer.step()
-    changes = weight_changes(layer, before)
+    changes = weight_changes(copy_weights(layer), before)
     assert list(changes) == ["weight", "bias"]
     for name, parameter in layer.named_parameters():
         velocity = -0.01 * optimizer.state[parameter]["momentum_buffer"]
@@ -34,7 +34,7 @@ def test_sizes_steps_and_ratios_are_those_of_the_update_rule() -> None:
 def test_a_layer_of_zeros_has_the_ratio_0() -> None:
     layer = nn.Linear(2, 2)
     nn.init.zeros_(layer.bias)
-    changes = weight_changes(layer, copy_weights(layer))
+    changes = weight_changes(copy_weights(layer), copy_weights(layer))
     assert changes["bias"] == WeightChange(mean_abs=0.0, mean_abs_step=0.0, ratio=0.0)
     assert changes["weight"].mean_abs > 0 and changes["weight"].mean_abs_step == 0
 

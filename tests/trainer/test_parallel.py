@@ -1,0 +1,234 @@
+"""Columns, data and hybrid are one network: losses, gradients, steps and states of one process."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.trainer.conftest import make_batch
+from tests.trainer.ranks import run_ranks
+from trainer.model import AlexNet
+from trainer.optimizer import build_optimizer, momentum_state, set_learning_rates
+from trainer.override import override
+from trainer.parallel import ALONE, MODES, Layout, build_layout, choose_mode
+from trainer.preset import Preset
+from trainer.presets import KRIZ2012, MODERN, PAPER
+from trainer.reducer import GradientReducer
+
+BATCH, CLASSES, WIDTH, STEPS = 8, 5, 1 / 16, 3
+PRESETS = {"paper": PAPER, "kriz2012": KRIZ2012, "modern": MODERN}
+CPU = torch.device("cpu")
+# They differ in where columns meet.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "paper": ("paper", {}),
+    "kriz2012": ("kriz2012", {}),
+    "conv6": ("kriz2012", {"conv6": 256}),
+    "no-conv3": ("paper", {"removed": ("conv3",)}),
+    "apart": ("paper", {"exchange": False}),
+}
+
+
+def small(name: str, **changes: Any) -> Preset:
+    return override(PRESETS[name], {"learning_rate": 0.01, **changes})
+
+
+def build(preset: Preset, layout: Layout) -> AlexNet:
+    model = AlexNet(preset, CLASSES, WIDTH, layout)
+    model.initialise(0)
+    model.normalise.fill(torch.full(model.normalise.mean.shape, 128.0), torch.full((3,), 60.0))
+    return model.double().place(CPU).train()
+
+
+def train(preset: Preset, layout: Layout) -> dict[str, Any]:
+    """A few steps; the losses, and the whole network's gradients, momentum and state."""
+    model = build(preset, layout)
+    optimizer = build_optimizer(model, preset)
+    units = [p for n, p in model.named_parameters() if n.startswith("fc")]
+    kernels = [p for n, p in model.named_parameters() if not n.startswith("fc")]
+    reducers = [
+        GradientReducer(kernels, layout.kernel_copies),
+        GradientReducer(units, layout.unit_copies),
+    ]
+    losses, sent = [], layout.bytes_sent
+    for step in range(STEPS):
+        batch = make_batch(BATCH, CLASSES, step)
+        mine = layout.ranks.part(BATCH)
+        images, crop = (layout.images(part[mine]) for part in (batch.images, batch.crop))
+        set_learning_rates(optimizer, 0.01, 0, preset.training)
+        masks = model.dropout_masks(7, step, BATCH, CPU)
+        optimizer.zero_grad(set_to_none=True)
+        for reducer in reducers:
+            reducer.begin()
+        sent = layout.bytes_sent
+        logits = model(images.double(), crop, masks)
+        labels = layout.labels(layout.images(batch.labels[mine]))
+        loss = F.cross_entropy(logits, labels, reduction="sum") / BATCH
+        loss.backward()  # type: ignore[no-untyped-call]
+        for reducer in reducers:
+            reducer.finish()
+        sent = layout.bytes_sent - sent
+        total = loss.detach().clone()
+        work = layout.unit_copies.all_reduce(total)
+        if work is not None:
+            work.wait()
+        losses.append(float(total))
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        optimizer.step()
+    return {
+        "losses": losses,
+        "gradients": {n: g.clone() for n, g in layout.whole_state(gradients).items()},
+        "momentum": layout.whole_state(momentum_state(model, optimizer)),
+        "state": layout.whole_state(model.state_dict()),
+        "sent": sent,
+    }
+
+
+def train_all(cases: list[tuple[str, str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        train(small(name, **changes), build_layout(mode, CPU)) for mode, name, changes in cases
+    ]
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_every_mode_and_variant_is_the_single_process(num_ranks: int) -> None:
+    variants = VARIANTS if num_ranks == 2 else {"kriz2012": VARIANTS["kriz2012"]}
+    cases = [
+        (mode, *variant)
+        for mode in MODES
+        for name, variant in variants.items()
+        if (mode, name) != ("hybrid", "apart")  # refused, see below
+    ]
+    alone: dict[str, dict[str, Any]] = {}
+    for results in run_ranks(num_ranks, train_all, cases):
+        for (mode, name, changes), found in zip(cases, results, strict=True):
+            key = f"{name} {changes}"
+            if key not in alone:
+                alone[key] = train(small(name, **changes), ALONE)
+            for part, value in alone[key].items():
+                if part != "sent":
+                    torch.testing.assert_close(
+                        found[part], value, rtol=0, atol=1e-12, msg=f"{mode}, {key}, {part}"
+                    )
+            assert found["sent"] == bytes_of(mode, small(name, **changes), num_ranks)
+
+
+def bytes_of(mode: str, preset: Preset, num_ranks: int) -> int:
+    """What a rank sends in a step, in float64, by the formulas of README, "Two GPUs"."""
+    whole = {n: p.numel() for n, p in AlexNet(preset, CLASSES, WIDTH).named_parameters()}
+    net = AlexNet(preset, CLASSES, WIDTH)
+    units = sum(size for name, size in whole.items() if name.startswith("fc"))
+    kernels = sum(whole.values()) - units
+    if mode == "data":
+        return sent_by_ring(8 * kernels, num_ranks) + sent_by_ring(8 * units, num_ranks)
+    pool5 = net.fc6.in_features
+    if mode == "hybrid":
+        rows = BATCH // num_ranks
+        maps = 2 * (num_ranks - 1) * rows * pool5
+        fc7 = 2 * (num_ranks - 1) * BATCH * net.hidden[0] // num_ranks
+        logits = sent_by_ring(8 * BATCH * CLASSES, num_ranks)
+        labels = (num_ranks - 1) * rows * 8
+        return 8 * (maps + fc7) + logits + labels + sent_by_ring(8 * kernels, num_ranks)
+    rows = 2 * BATCH // num_ranks  # of a pair
+    meeting = [(net.conv3.in_channels, 13)] if "conv3" in net.convolutions else []
+    meeting += [(net.conv6.in_channels, 6)] if "conv6" in net.convolutions else []
+    maps = sum(channels * side**2 for channels, side in meeting) + pool5 + net.hidden[0]
+    if not preset.network.exchange:
+        maps = 0
+    labels = rows // 2 * 8
+    own = 8 * rows * maps + sent_by_ring(8 * rows * CLASSES, 2) + labels
+    # half of the kernels and units, and all biases of fc8, summed over the pairs
+    shared = [kernels // 2, (units - CLASSES) // 2 + CLASSES]
+    return own + sum(sent_by_ring(8 * size, num_ranks // 2) for size in shared)
+
+
+def sent_by_ring(num_bytes: int, num_ranks: int) -> int:
+    return 2 * (num_ranks - 1) * num_bytes // num_ranks
+
+
+def test_bytes_of_a_step_are_those_of_the_design() -> None:
+    """bf16, full width, two ranks: columns 115 kB an image, hybrid 28.6 kB + 4.7 MB, data 122."""
+    with torch.device("meta"):
+        net = AlexNet(PAPER, 1000)
+    units = sum(p.numel() for n, p in net.named_parameters() if n.startswith("fc"))
+    kernels = sum(p.numel() for p in net.parameters()) - units
+    pool5, hidden, classes = net.fc6.in_features, net.hidden[0], net.num_classes
+    columns = 2 * (net.conv3.in_channels * 13**2 + pool5 + hidden + classes)
+    hybrid = 2 * (pool5 + hidden + classes)
+    assert round(columns / 1e3) == 115 and round(hybrid / 1e3, 1) == 28.6
+    assert round(2 * kernels / 1e6, 1) == 4.7 and round(2 * (kernels + units) / 1e6) == 122
+
+
+def state_round_trip(preset: Preset) -> list[bool]:
+    """Whether the whole state, taken apart in every mode and put together again, is the same."""
+    whole = AlexNet(preset, CLASSES, WIDTH)
+    whole.initialise(3)
+    state = whole.state_dict()
+    same = []
+    for first in MODES:
+        for second in MODES:
+            for mode in (first, second):
+                layout = build_layout(mode, CPU)
+                model = AlexNet(preset, CLASSES, WIDTH, layout)
+                model.load_state_dict(layout.part_state(state))
+                found = layout.whole_state(model.state_dict())
+                same.append(
+                    found.keys() == state.keys()
+                    and all(torch.equal(found[name], state[name]) for name in state)
+                )
+    return same
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_states_go_from_any_mode_to_any_other(name: str) -> None:
+    for same in run_ranks(2, state_round_trip, PRESETS[name]):
+        assert all(same)
+
+
+def odd_columns() -> str:
+    try:
+        build_layout("columns", CPU)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_columns_need_pairs() -> None:
+    for message in run_ranks(3, odd_columns):
+        assert "even number of processes, there are 3" in message
+
+
+@pytest.mark.parametrize(
+    ("asked", "batch", "ranks", "one_machine", "mode"),
+    [
+        ("auto", 128, 2, True, "hybrid"),
+        ("auto", 1024, 2, True, "data"),
+        ("auto", 128, 4, False, "data"),
+        ("auto", 128, 3, True, "data"),
+        ("columns", 1024, 2, True, "columns"),
+    ],
+)
+def test_the_mode_is_chosen_by_batch_and_machines(
+    asked: str, batch: int, ranks: int, one_machine: bool, mode: str
+) -> None:
+    preset = override(PAPER, {"batch_size": batch})
+    found, reason = choose_mode(
+        asked, preset, ranks, one_machine=one_machine, hidden=(4096, 4096)
+    )
+    assert found == mode and reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "message"),
+    [
+        ("columns", {"columns": 1}, "needs a network of two columns"),
+        ("hybrid", {"exchange": False}, "the columns must exchange"),
+    ],
+)
+def test_a_network_that_cannot_be_shared_out_is_refused(
+    asked: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose_mode(
+            asked, override(PAPER, changes), 2, one_machine=True, hidden=(4096, 4096)
+        )

@@ -1,0 +1,63 @@
+"""What happens to a run's files when the disk is full."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.checkpoint import load_checkpoint
+from trainer.config import RunConfig
+from trainer.session import Session
+from trainer.sinks import MetricsFile
+
+
+def test_a_full_disk_stops_no_training_and_spoils_no_file(
+    shard_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Full from the end of the second epoch of three on."""
+    asked = RunConfig(
+        shards=shard_folder, out=tmp_path, epochs=3, batch_size=8, width=1 / 32, backend="numpy",
+        device="cpu",
+    )  # fmt: skip
+    with Session(asked) as session:
+        assert session._run_epoch(lambda: False)
+        before = (tmp_path / "last.safetensors").read_bytes()
+
+        def full(*arguments: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", "last.safetensors")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("trainer.checkpoint.write_whole", full)
+            assert session.run()
+        assert session.epoch == 3
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+    err = capsys.readouterr().err
+    assert "last.safetensors not written: last.safetensors: No space left on device" in err
+    with Session(asked) as session:  # with room again, the lost epochs are trained again
+        assert session.epoch == 1 and session.run()
+    assert load_checkpoint(tmp_path / "last.safetensors").progress["epoch"] == 3
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_a_line_that_the_disk_took_half_of_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"step": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            file.append({"step": 2})
+    file.append({"step": 3})
+    assert [line["step"] for line in file.read()] == [1, 3]

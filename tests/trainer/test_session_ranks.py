@@ -1,0 +1,201 @@
+"""Whole runs of two ranks on tiny shards: each mode is the run of one process, and its resume."""
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pipeline.loader import Batch, Loader
+from tests.trainer.ranks import run_ranks
+from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.config import RunConfig
+from trainer.parallel import MODES
+from trainer.session import Session
+from trainer.world import World
+
+NUM_RANKS, NUM_STEPS = 2, 9  # 39 images in batches of 4
+RATE = ("learning_rate=0.3",)
+
+
+def config(shards: Path, out: Path, **options: Any) -> RunConfig:
+    small: dict[str, Any] = {
+        "epochs": 1, "batch_size": 4, "width": 1 / 32, "backend": "numpy", "device": "cpu",
+        "preset": "kriz2012", "settings": (*RATE, "init_std=0.1", "deep_init_std=0.1"), "ema": 0.5,
+    }  # fmt: skip
+    return RunConfig(**{"shards": shards, "out": out, **small, **options})
+
+
+def here() -> World:
+    """Of this rank, or of a process alone."""
+    cpu = torch.device("cpu")
+    if not dist.is_initialized():
+        return World(device=cpu)
+    return World(device=cpu, rank=dist.get_rank(), size=NUM_RANKS, local_size=NUM_RANKS)
+
+
+def train(asked: RunConfig) -> bool:
+    with Session(asked, here()) as session:
+        return session.run()
+
+
+def train_all(asked: list[RunConfig]) -> list[bool]:
+    return [train(one) for one in asked]
+
+
+def last(folder: Path) -> Checkpoint:
+    return load_checkpoint(folder / "last.safetensors")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_close_runs(one: Path, other: Path) -> None:
+    """The same weights, momentum, averages and metrics up to the order of float32 sums."""
+    first, second = last(one), last(other)
+    for part in ("model", "momentum", "ema"):
+        torch.testing.assert_close(
+            getattr(first, part), getattr(second, part), rtol=1e-3, atol=1e-5
+        )
+    assert first.loader == second.loader and first.schedule == second.schedule
+    assert first.config == second.config
+    for ours, theirs in zip(metrics(one), metrics(other), strict=True):
+        for key in ("step", "num_val_images", "top1_error", "top5_error"):
+            assert ours[key] == theirs[key]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-4)
+        assert ours["weights"].keys() == theirs["weights"].keys()
+        for name, change in ours["weights"].items():
+            assert change == pytest.approx(theirs["weights"][name], rel=1e-2, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def alone(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one process; its weights have moved far from the first ones."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert train(config(shard_folder, folder, weight_report=1))
+    change = metrics(folder)[0]["weights"]["conv2.weight"]
+    assert change["mean_abs_step"] > 1e-4
+    assert metrics(folder)[0]["num_val_images"] == 15
+    return folder
+
+
+def test_every_mode_is_the_run_of_one_process(
+    alone: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    cases = {
+        f"{mode}-{micro}": config(
+            shard_folder, tmp_path / f"{mode}-{micro}", parallel=mode, micro_batch=micro,
+            weight_report=1,
+        )
+        for mode in MODES
+        for micro in (None, 1)
+    }  # fmt: skip
+    for results in run_ranks(NUM_RANKS, train_all, list(cases.values())):
+        assert all(results)
+    for name in cases:
+        assert_close_runs(alone, tmp_path / name)
+
+
+def test_a_run_goes_on_in_any_other_mode_and_in_one_process(
+    alone: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    stops = {"columns": 2, "data": 4, "hybrid": 6}
+    asked = [
+        config(shard_folder, tmp_path / "run", parallel=mode, limit_steps=step, weight_report=1)
+        for mode, step in stops.items()
+    ]
+    for results in run_ranks(NUM_RANKS, train_all, asked):
+        assert all(results)
+    assert last(tmp_path / "run").progress["step"] == 6
+    assert train(config(shard_folder, tmp_path / "run", weight_report=1))
+    assert_close_runs(alone, tmp_path / "run")
+
+
+def train_with_a_signal(asked: RunConfig, num_batches: int) -> bool:
+    """Sends SIGTERM to rank 1 alone while the n-th batch is on its way to the network."""
+    original = Loader.__iter__
+
+    def counted(self: Loader) -> Iterator[Batch]:
+        for number, batch in enumerate(original(self), 1):
+            if number == num_batches and self.config.training and dist.get_rank() == 1:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    Loader.__iter__ = counted  # type: ignore[method-assign]
+    return train(asked)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_nothing_is_lost(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    """Bit-equal after the resume, batch norm's statistics included."""
+    whole, cut = (
+        config(shard_folder, tmp_path / name, parallel="data", preset="modern", settings=RATE)
+        for name in ("whole", "cut")
+    )
+    assert run_ranks(NUM_RANKS, train_all, [whole]) == [[True], [True]]
+    assert run_ranks(NUM_RANKS, train_with_a_signal, cut, 3) == [False, False]
+    assert last(tmp_path / "cut").progress["step"] == 4  # the wish of step 3, granted in step 4
+    assert run_ranks(NUM_RANKS, train_all, [cut]) == [[True], [True]]
+    first, second = last(tmp_path / "whole"), last(tmp_path / "cut")
+    for part in ("model", "momentum", "ema"):
+        torch.testing.assert_close(
+            getattr(first, part), getattr(second, part), rtol=0, atol=0
+        )
+
+
+def refusal(asked: RunConfig) -> str:
+    try:
+        train(asked)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def refusals(asked: list[RunConfig]) -> list[str]:
+    return [refusal(one) for one in asked]
+
+
+def refused_by_ranks(asked: RunConfig) -> str:
+    original = Loader.__iter__
+
+    def burst(self: Loader) -> Iterator[Batch]:
+        for number, batch in enumerate(original(self), 1):
+            if number == 3 and self.config.training and dist.get_rank() == 1:
+                batch = replace(batch, images=batch.images * float("inf"))
+            yield batch
+
+    Loader.__iter__ = burst  # type: ignore[method-assign]
+    return refusal(asked)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rank(shard_folder: Path, tmp_path: Path) -> None:
+    asked = config(shard_folder, tmp_path, parallel="data")
+    for message in run_ranks(NUM_RANKS, refused_by_ranks, asked):
+        assert "the loss of step 3 is nan on rank 1; no checkpoint was written yet" in message
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "world size 2 does not divide the global batch 5": {"batch_size": 5},
+    "--overfit trains in one process": {"overfit": 8},
+    "hybrid does not go with --precision fp16": {"precision": "fp16", "parallel": "hybrid"},
+}
+
+
+def test_what_ranks_cannot_do_is_refused_by_each(shard_folder: Path, tmp_path: Path) -> None:
+    asked = [
+        config(shard_folder, tmp_path / str(number), **options)
+        for number, options in enumerate(REFUSED.values())
+    ]
+    for found in run_ranks(NUM_RANKS, refusals, asked):
+        for message, expected in zip(found, REFUSED, strict=True):
+            assert expected in message

@@ -1,0 +1,84 @@
+"""The folder of a run, in which the first rank writes, and prints, for all of them."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.messages import explain
+from trainer.checkpoint import Checkpoint, save_checkpoint
+from trainer.collectives import Group
+from trainer.config import claim_folder
+from trainer.metrics import Report
+from trainer.sinks import Sinks
+
+
+class RunFolder:
+    """Checkpoints and metrics of a run; every rank calls everything, in the same order.
+
+    A disk that is full stops no training: what could not be written is told, and what was there
+    stays. ranks: all of them; device: through which they exchange.
+    """
+
+    def __init__(
+        self, path: Path, ranks: Group, device: torch.device, *, tensorboard: bool = False
+    ) -> None:
+        self.path = path
+        self._ranks, self._device = ranks, device
+        self._sinks = Sinks(path, tensorboard=tensorboard)
+
+    @property
+    def _is_first(self) -> bool:
+        return self._ranks.rank == 0
+
+    def claim(self, description: dict[str, Any]) -> None:
+        """Makes the folder, or ValueError; see config.claim_folder."""
+        if self._is_first:
+            claim_folder(self.path, description)
+
+    def say(self, *lines: str) -> None:
+        """Prints."""
+        if self._is_first:
+            print(*lines, sep="\n", flush=True)
+
+    def resume(self, step: int) -> None:
+        """Drops metrics past the checkpoint of that step; -1 where there is none.
+
+        ValueError where the ranks found checkpoints of different steps.
+        """
+        steps = self._ranks.all_gather(torch.tensor([step], device=self._device), 0).tolist()
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"{self.path} holds different checkpoints for different processes, of steps "
+                f"{steps}; give an --out on a disk that all machines share"
+            )
+        if self._is_first:
+            self._sinks.resume(step)
+
+    def append(self, report: Report) -> None:
+        """Adds a report to the metrics."""
+        write = partial(self._sinks.append, report.to_dict())
+        self._write(f"metrics of epoch {report.epoch}", write)
+
+    def save(self, name: str, checkpoint: Checkpoint) -> bool:
+        """Whether the checkpoint was written; the same answer on every rank."""
+        path = self.path / name
+        return self._write(str(path), partial(save_checkpoint, path, checkpoint))
+
+    def close(self) -> None:
+        """Ends TensorBoard's thread."""
+        self._sinks.close()
+
+    def _write(self, what: str, write: Callable[[], None]) -> bool:
+        done = True
+        if self._is_first:
+            try:
+                write()
+            except OSError as error:
+                done = False
+                told = f"warning: {what} not written: {explain(error)}; training goes on"
+                print(told, file=sys.stderr, flush=True)
+        return bool(self._ranks.broadcast(torch.tensor(int(done), device=self._device)))
