@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from isal.isal_zlib import crc32  # ten times as fast as zlib's
 from numpy.typing import NDArray
 
+from pipeline.ahead import SIGNAL_SECONDS
 from pipeline.open_shards import ShardSource
 from pipeline.order import Rows
 from pipeline.ranges import shown
@@ -107,6 +108,8 @@ class Reader:
         slot, step, parts = self._requested[0]
         # All end, also where one fails: the buffer may be given to another step then. Interrupted
         # here (Ctrl-C), the step stays requested, and clear() waits for it.
+        while wait(parts, SIGNAL_SECONDS).not_done:
+            pass
         errors = [part.exception() for part in parts]
         self._taken.append(slot)
         self._requested.popleft()
