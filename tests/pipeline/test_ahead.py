@@ -83,9 +83,9 @@ class InterruptedQueue:
         if name != self._method:
             return getattr(self._queue, name)
 
-        def interrupted(*arguments: Any) -> None:
+        def interrupted(*arguments: Any, **named: Any) -> None:
             if self._after:
-                getattr(self._queue, name)(*arguments)
+                getattr(self._queue, name)(*arguments, **named)
             raise KeyboardInterrupt
 
         return interrupted
