@@ -3,7 +3,6 @@
 import errno
 import os
 import threading
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -281,13 +280,13 @@ def test_interrupted_while_it_waits_no_buffer_is_given_away_that_is_still_writte
         assert go.wait(30)
         return preadv(*arguments)
 
-    def interrupted(part: Future[None]) -> None:
+    def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "preadv", read_late)
     reader.request(rows[:8])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Future, "exception", interrupted)
+        patch.setattr("pipeline.reader.wait", interrupted)
         reader.take()
     threading.Timer(0.2, go.set).start()
     reader.clear()

@@ -208,6 +208,8 @@ def test_processes_share_one_download_each(
 def start_loader(url: str, stage: Path, rest: str = PRINT_EPOCH) -> "subprocess.Popen[bytes]":
     """A process that opens a loader with staging, and prints the ids of an epoch."""
     program = (
+        # A job in the background of a script begins with SIGINT ignored, and so do its children.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; from pipeline.locations import location\n"
         "from pipeline.loader import Loader, LoaderConfig\n"
         "config = LoaderConfig(shards=location(sys.argv[1]), batch_size=4, backend='numpy',\n"
