@@ -12,20 +12,24 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 @contextmanager
 def stop_request(*, quiet: bool = False) -> Iterator[Callable[[], bool]]:
-    """Within it the first SIGINT or SIGTERM only asks: the function given says whether one came.
+    """Within it a signal only asks: the function given says whether one came.
 
-    The second one interrupts at once, as KeyboardInterrupt. SIGUSR1 asks, however often: a
-    scheduler sends it ahead of its SIGTERM. quiet: says nothing.
+    A second SIGINT interrupts at once, as KeyboardInterrupt: somebody pressed Ctrl-C twice.
+    SIGTERM and SIGUSR1 ask, however often: a scheduler sends one ahead of the other, and the
+    kernel tells a rank of its launcher's death once for each thread of the launcher that held it.
+    quiet: says nothing.
     """
     asked, pressed = threading.Event(), threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGUSR1:
+        if number == signal.SIGINT:
             if pressed.is_set():
                 raise KeyboardInterrupt
             pressed.set()
         if not (asked.is_set() or quiet):
-            told = "\nstopping after this step; once more to stop at once"
+            told = "\nstopping after this step; press Ctrl-C twice to stop at once"
+            if number == signal.SIGINT:
+                told = "\nstopping after this step; once more to stop at once"
             print(told, file=sys.stderr, flush=True)
         asked.set()
 

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.atomic import write_whole
 from trainer.launch import begin_rank, claim_end, end_rank
 
 LONGEST_SECONDS = 60.0
@@ -19,8 +20,7 @@ def main(folder: Path, way: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda got, frame: asked.append(got))
     note = folder / f"rank-{rank}-restart-{begun}"
-    note.with_suffix(".tmp").write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
-    note.with_suffix(".tmp").rename(note)
+    write_whole(note, f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}".encode())
     if way == "succeed":
         return
     if way == "refuse":
@@ -34,7 +34,7 @@ def main(folder: Path, way: str) -> None:
     started = time.monotonic()
     while not asked and time.monotonic() - started < LONGEST_SECONDS:
         time.sleep(0.02)
-    note.with_name(f"{note.name}-got").write_text(str(asked))
+    write_whole(note.with_name(f"{note.name}-got"), str(asked).encode())
     end_rank(75)
 
 

@@ -1,4 +1,4 @@
-"""A first signal asks, a second one interrupts, and the handlers of before come back."""
+"""Signals ask, a second Ctrl-C interrupts, and the handlers of before come back."""
 
 import os
 import signal
@@ -8,19 +8,22 @@ import pytest
 from trainer.interrupt import stop_request
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals) -> None:
+def test_ctrl_c_asks_and_a_second_one_interrupts() -> None:
     with pytest.raises(KeyboardInterrupt), stop_request() as asked:
         assert not asked()
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGINT)
         assert asked()
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal did nothing")
 
 
-def test_the_signal_ahead_of_a_schedulers_sigterm_only_asks() -> None:
+@pytest.mark.parametrize(
+    "numbers",
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM)],
+)
+def test_what_schedulers_and_the_kernel_send_asks(numbers: tuple[signal.Signals, ...]) -> None:
     with stop_request() as asked:
-        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM):
+        for number in numbers:
             os.kill(os.getpid(), number)
             assert asked()
 

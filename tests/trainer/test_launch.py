@@ -1,5 +1,6 @@
 """Ranks are started, told of signals, started again after a crash, and end with one exit code."""
 
+import json
 import os
 import signal
 import subprocess
@@ -98,7 +99,9 @@ def test_ranks_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
         wait_for(*ranks)
         launcher.kill()
         wait_for(*(rank.with_name(f"{rank.name}-got") for rank in ranks))
-    assert ranks[0].with_name(f"{ranks[0].name}-got").read_text() == str([int(signal.SIGTERM)])
+    for rank in ranks:  # the kernel may tell of each thread of the launcher that ended
+        got = json.loads(rank.with_name(f"{rank.name}-got").read_text())
+        assert set(got) == {int(signal.SIGTERM)}
 
 
 def test_a_rank_that_starts_after_a_stop_was_asked_for_ends_at_once(
