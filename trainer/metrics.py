@@ -10,6 +10,18 @@ from tqdm import tqdm
 from trainer.weight_report import WeightChange
 
 LINE_SECONDS = 30.0  # at least, between two lines off a terminal
+BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, for a person: 40 s, 7 min, 3 h 05 min, 2 d 4 h."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, days = minutes // 60, minutes // 1440
+    return f"{hours} h {minutes % 60:02d} min" if hours < 24 else f"{days} d {hours % 24} h"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,7 @@ class Report:
 class Progress:
     """One epoch as it goes: a bar on a terminal, a few lines elsewhere.
 
+    num_later: epochs that follow it; last: the report of the one before, if it is known.
     with Progress(...) as progress: progress.show(steps_done, loss, images_per_second, wait_share)
     """
 
@@ -63,13 +76,17 @@ class Progress:
         num_steps: int,
         first_step: int,
         terminal: bool,
+        num_later: int = 0,
+        last: Report | None = None,
         line_seconds: float = LINE_SECONDS,
     ) -> None:
         self._title, self._num_steps, self._terminal = title, num_steps, terminal
-        self._line_seconds, self._shown = line_seconds, time.monotonic()
+        self._first_step, self._num_later, self._last = first_step, num_later, last
+        self._line_seconds, self._start = line_seconds, time.monotonic()
+        self._shown = self._start
         self._bar = tqdm(
             total=num_steps, initial=first_step, desc=title, unit="step", leave=False,
-            dynamic_ncols=True, disable=not terminal,
+            dynamic_ncols=True, disable=not terminal, bar_format=BAR_FORMAT,
         )  # fmt: skip
         self.every_steps = max(1, num_steps // (50 if terminal else 4))
 
@@ -84,7 +101,12 @@ class Progress:
 
     def show(self, step: int, loss: float, images_per_second: float, wait_share: float) -> None:
         """Tells how far the epoch is; `loss` is its mean so far."""
-        text = f"loss {loss:.3f}, {images_per_second:,.0f} images/s, data wait {wait_share:.0%}"
+        text = f"loss {loss:.3f}, "
+        if self._last:
+            errors = f"{self._last.top1_error:.1%}/{self._last.top5_error:.1%}"
+            text += f"last errors {errors}, "
+        text += f"{images_per_second:,.0f} images/s, data wait {wait_share:.0%}, "
+        text += f"{duration(self._seconds_left(step))} left"
         if self._terminal:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.n = step
@@ -92,6 +114,13 @@ class Progress:
         else:
             self._shown = time.monotonic()
             print(f"{self._title}, step {step}/{self._num_steps}: {text}", flush=True)
+
+    def _seconds_left(self, step: int) -> float:
+        """To the end of the run, at this epoch's speed so far and the last one's validation."""
+        seconds_per_step = (time.monotonic() - self._start) / max(1, step - self._first_step)
+        num_steps = self._num_steps - step + self._num_steps * self._num_later
+        val_seconds = self._last.val_seconds * (1 + self._num_later) if self._last else 0.0
+        return seconds_per_step * num_steps + val_seconds
 
     def __enter__(self) -> "Progress":
         return self

@@ -1,5 +1,6 @@
 """The folder of a run, in which the first rank writes, and prints, for all of them."""
 
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -8,12 +9,28 @@ from typing import Any
 
 import torch
 
+from pipeline.atomic import is_local, write_whole
+from pipeline.loader import Batch
 from pipeline.messages import explain
 from trainer.checkpoint import Checkpoint, save_checkpoint
 from trainer.collectives import Group
 from trainer.config import claim_folder
+from trainer.loop import Feed
 from trainer.metrics import Report
+from trainer.model import AlexNet
+from trainer.pictures import (
+    KERNEL_SCALE,
+    KERNELS_PER_ROW,
+    SAMPLES_PER_ROW,
+    SeenFeed,
+    kernel_pictures,
+    sample_pictures,
+    tiled,
+)
 from trainer.sinks import Sinks
+
+
+SHARDS_NAME = "shards.json"  # where the run's shards lay when it was last started
 
 
 class RunFolder:
@@ -28,16 +45,20 @@ class RunFolder:
     ) -> None:
         self.path = path
         self._ranks, self._device = ranks, device
+        self._draws = tensorboard and ranks.rank == 0
         self._sinks = Sinks(path, tensorboard=tensorboard)
 
     @property
     def _is_first(self) -> bool:
         return self._ranks.rank == 0
 
-    def claim(self, description: dict[str, Any]) -> None:
-        """Makes the folder, or ValueError; see config.claim_folder."""
+    def claim(self, description: dict[str, Any], shards: Path) -> None:
+        """Makes the folder, or ValueError; see config.claim_folder. Notes where the shards lie."""
         if self._is_first:
             claim_folder(self.path, description)
+        text = json.dumps({"folder": str(shards.absolute() if is_local(shards) else shards)})
+        path = self.path / SHARDS_NAME
+        self._write(str(path), partial(write_whole, path, text.encode() + b"\n"))
 
     def say(self, *lines: str) -> None:
         """Prints."""
@@ -62,6 +83,23 @@ class RunFolder:
         """Adds a report to the metrics."""
         write = partial(self._sinks.append, report.to_dict())
         self._write(f"metrics of epoch {report.epoch}", write)
+
+    def shown(self, feed: Feed, step: int) -> Feed:
+        """An epoch's feed; what it delivers first is drawn where TensorBoard was asked for."""
+        if not self._draws:
+            return feed
+
+        def see(batch: Batch) -> None:
+            sheet = tiled(sample_pictures(batch), SAMPLES_PER_ROW)
+            self._sinks.draw("augmented samples", sheet, step)
+
+        return SeenFeed(feed, see)
+
+    def draw_kernels(self, model: AlexNet, step: int) -> None:
+        """Draws the first layer of a whole network where TensorBoard was asked for."""
+        if self._draws:
+            kernels = kernel_pictures(model.conv1.weight)
+            self._sinks.draw("kernels", tiled(kernels, KERNELS_PER_ROW, KERNEL_SCALE), step)
 
     def save(self, name: str, checkpoint: Checkpoint) -> bool:
         """Whether the checkpoint was written; the same answer on every rank."""

@@ -63,10 +63,11 @@ class Session:
         self.totals = Totals()
         self.epoch = 0  # finished epochs
         self.best_top1_error = 2.0  # worse than any
+        self.last_report: Report | None = None  # of this process
         self.model = build_model(
             self.preset, dataset.classes, config, statistics, self.layout
         ).place(self.device)
-        self.records.claim(self.description)
+        self.records.claim(self.description, config.shards)
         with ExitStack() as stack:
             stack.callback(self.records.close)
             self.train_feed, self.val_feed = self._open_feeds(stack)
@@ -175,11 +176,15 @@ class Session:
             num_steps=num_steps,
             first_step=self.trainer.step % num_steps,
             terminal=terminal,
+            num_later=self.num_epochs - self.epoch - 1,
+            last=self.last_report,
         ) as progress:
-            if not self.trainer.train_epoch(self.train_feed, self.totals, progress, stop):
+            feed = self.records.shown(self.train_feed, self.trainer.step)
+            if not self.trainer.train_epoch(feed, self.totals, progress, stop):
                 return False
         start = time.perf_counter()
         tested = self.trainer.tested_model()
+        self.records.draw_kernels(tested, self.trainer.step)
         errors = evaluate(tested, self.val_feed, ranks=self.layout.ranks)
         if not math.isfinite(errors.loss):
             raise FloatingPointError(f"the validation loss after step {self.trainer.step} is NaN")
@@ -210,6 +215,7 @@ class Session:
         )
         trainer.schedule.observe(errors.top1_error)
         self.epoch += 1
+        self.last_report = report
         self.totals = Totals()
         best = self.best_top1_error
         if errors.top1_error < best:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.atomic import write_whole
 
 JSON_NAME = "metrics.jsonl"
@@ -42,6 +45,11 @@ class Sinks:
         write_whole(self._table, table_of(self._lines.read()).encode())
         if self._events:
             self._events.append(report)
+
+    def draw(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Shows a picture, uint8 (height, width, 3), in TensorBoard; nothing where not asked."""
+        if self._events:
+            self._events.draw(name, pixels, step)
 
     def close(self) -> None:
         """Ends TensorBoard's thread."""
@@ -113,7 +121,10 @@ def table_of(reports: list[dict[str, Any]]) -> str:
 
 
 class TensorBoard:
-    """Every number of a report as a curve over the steps. ValueError where it is not installed."""
+    """Every number of a report as a curve over the steps, and pictures.
+
+    ValueError where it is not installed.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -135,6 +146,10 @@ class TensorBoard:
             if isinstance(value, int | float):
                 self._writer.add_scalar(name, value, report["step"])
         self._writer.flush()
+
+    def draw(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Adds a picture, uint8 (height, width, 3)."""
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Ends its thread, if it was opened."""

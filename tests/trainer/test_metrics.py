@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.metrics import Progress, Report
+from trainer.metrics import Progress, Report, duration
 
 
 def report(epoch: int) -> Report:
@@ -71,7 +71,8 @@ def test_without_a_terminal_an_epoch_shows_a_handful_of_lines(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 6
     if num_steps == 100:
-        assert lines[0] == "epoch 1/2, step 25/100: loss 1.000, 100 images/s, data wait 50%"
+        expected = "epoch 1/2, step 25/100: loss 1.000, 100 images/s, data wait 50%, 0 s left"
+        assert lines[0] == expected
 
 
 def test_without_a_terminal_a_short_epoch_shows_no_line_of_its_own() -> None:
@@ -87,4 +88,34 @@ def test_on_a_terminal_a_bar_shows_loss_speed_and_waiting(
         progress.show(10, 1.25, 100.0, 0.5)
     captured = capsys.readouterr()
     assert not captured.out
-    assert "loss 1.250, 100 images/s, data wait 50%" in captured.err
+    assert "loss 1.250, 100 images/s, data wait 50%, 0 s left" in captured.err
+    assert "epoch 1/2 100%" in captured.err and "10/10" in captured.err
+
+
+def test_progress_tells_the_last_errors_and_the_time_to_the_end_of_the_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 5 to 8 took 30 s: 92 more take 920 s, and ten validations of 1 s each."""
+    now = 1000.0
+    monkeypatch.setattr("trainer.metrics.time.monotonic", lambda: now)
+    with Progress(
+        title="epoch 2/11", num_steps=10, first_step=5, terminal=False, num_later=9,
+        last=report(1),
+    ) as progress:  # fmt: skip
+        now += 30
+        progress.show(8, 1.5, 100.0, 0.5)
+    assert capsys.readouterr().out == (
+        "epoch 2/11, step 8/10: loss 1.500, last errors 50.0%/12.5%, 100 images/s, "
+        "data wait 50%, 16 min left\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"), (89.4, "89 s"), (90, "2 min"), (3569, "59 min"), (3571, "1 h 00 min"),
+        (86_000, "23 h 53 min"), (86_400, "1 d 0 h"), (200_000, "2 d 7 h"),
+    ],
+)  # fmt: skip
+def test_a_time_to_wait_is_told_in_one_or_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

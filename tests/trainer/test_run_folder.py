@@ -61,3 +61,19 @@ def test_a_line_that_the_disk_took_half_of_is_taken_back(
             file.append({"step": 2})
     file.append({"step": 3})
     assert [line["step"] for line in file.read()] == [1, 3]
+
+
+def test_a_run_notes_where_its_shards_lie_whatever_they_were_called(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again where it is taken up after they were moved."""
+    for name in ("here", "moved"):
+        (tmp_path / name).symlink_to(shard_folder)
+        monkeypatch.chdir(tmp_path)
+        asked = RunConfig(
+            shards=Path(name), out=tmp_path / "run", epochs=1, batch_size=8, width=1 / 32,
+            backend="numpy", device="cpu",
+        )  # fmt: skip
+        Session(asked).close()
+        noted = json.loads((tmp_path / "run" / "shards.json").read_bytes())
+        assert noted == {"folder": str(tmp_path / name)}
