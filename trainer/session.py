@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
-from pipeline.loader import Batch, Loader, LoaderConfig
-from pipeline.manifest import Dataset, open_dataset
-from pipeline.moments import read_statistics
+from pipeline.loader import Batch, Loader
+from pipeline.manifest import Dataset
 from trainer.checkpoint import load_checkpoint
 from trainer.config import (
     RunConfig,
@@ -18,16 +17,15 @@ from trainer.config import (
     differences,
     find_device,
     notes,
-    resolve_preset,
 )
 from trainer.evaluate import Errors, evaluate
 from trainer.interrupt import stop_request
-from trainer.loop import Totals, Trainer
+from trainer.loop import Totals
 from trainer.metrics import Progress, Report
-from trainer.overfit import OverfitFeed, require_images
-from trainer.precision import explain_precision, find_precision, set_float32_products
+from trainer.overfit import OverfitFeed
+from trainer.parts import plan_parts
+from trainer.precision import explain_precision
 from trainer.run_folder import RunFolder
-from trainer.start import build_model, find_layout
 from trainer.state import ResumableFeed, capture, restore
 from trainer.weight_report import weight_table
 from trainer.world import Agreement, World
@@ -44,19 +42,10 @@ class Session:
         self.config = config
         self.world = world or World(device=find_device(config.device))
         self.device = self.world.device
-        dataset = open_dataset(config.shards)
-        statistics = read_statistics(config.shards, dataset.fingerprint("train"))
-        num_images = dataset.num_samples("train")
-        if config.overfit:
-            require_images(config.overfit, num_images)
-        self.preset = resolve_preset(config, config.overfit or num_images)
-        self.description = describe(config, self.preset, dataset)
+        self.parts = parts = plan_parts(config, self.world)
+        self.preset, self.layout = parts.preset, parts.layout
+        self.description = describe(config, self.preset, parts.dataset)
         self.folder = config.folder
-        precision = find_precision(
-            config.precision, self.preset.training.precision, self.device
-        )
-        set_float32_products(precision, self.device)
-        self.layout, self.mode_told = find_layout(config, self.preset, self.world, precision)
         self.records = RunFolder(
             self.folder, self.layout.ranks, self.device, tensorboard=config.tensorboard
         )
@@ -64,23 +53,13 @@ class Session:
         self.epoch = 0  # finished epochs
         self.best_top1_error = 2.0  # worse than any
         self.last_report: Report | None = None  # of this process
-        self.model = build_model(
-            self.preset, dataset.classes, config, statistics, self.layout
-        ).place(self.device)
+        self.model = parts.model()
         self.records.claim(self.description, config.shards)
         with ExitStack() as stack:
             stack.callback(self.records.close)
             self.train_feed, self.val_feed = self._open_feeds(stack)
-            self.trainer = Trainer(
-                model=self.model,
-                preset=self.preset,
-                steps_per_epoch=len(self.train_feed),
-                seed=config.seed,
-                precision=precision,
-                micro_batch=config.micro_batch,
-                ema_decay=config.ema,
-            )
-            self._introduce(config, dataset)
+            self.trainer = parts.trainer(self.model, len(self.train_feed))
+            self._introduce(config, parts.dataset)
             self._resume()
             self._loaders = stack.pop_all()
 
@@ -132,36 +111,12 @@ class Session:
     def _open_feeds(self, stack: ExitStack) -> tuple[ResumableFeed, Iterable[Batch]]:
         """What is trained on and what is validated on."""
         if self.config.overfit:
-            images = Loader(self._loader_config("train", training=False))
+            images = Loader(self.parts.loader_config("train", training=False))
             few = OverfitFeed(images, self.config.overfit)
             return few, few.whole()
-        train = stack.enter_context(Loader(self._loader_config("train", training=True)))
-        val_config = self._loader_config("val", training=False).rendered_as(train.settings)
+        train = stack.enter_context(Loader(self.parts.loader_config("train", training=True)))
+        val_config = self.parts.loader_config("val", training=False).rendered_as(train.settings)
         return train, stack.enter_context(Loader(val_config))
-
-    def _loader_config(self, split: str, *, training: bool) -> LoaderConfig:
-        augmentation = self.preset.augmentation
-        return LoaderConfig(
-            shards=self.config.shards,
-            split=split,
-            batch_size=self.preset.training.batch_size,
-            seed=self.config.seed,
-            training=training,
-            lighting=augmentation.lighting,
-            lighting_off_epoch=augmentation.lighting_off_epoch,
-            images_per_crop=augmentation.images_per_crop,
-            window=self.config.window,
-            backend=self.config.backend,
-            threads=self.config.loader_threads,
-            prefetch=self.config.prefetch,
-            stage_dir=self.config.stage_dir,
-            stage_bytes=self.config.stage_bytes,
-            device=str(self.device),
-            rank=self.world.rank,
-            world_size=self.world.size,
-            exact=self.config.exact,
-            calibrate=self.config.calibrate,
-        )
 
     def _run_epoch(self, stop: Callable[[], bool]) -> bool:
         """Trains what is left of the epoch, validates, saves, reports; False where stopped."""
@@ -279,6 +234,6 @@ class Session:
             f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
             f"{explain_precision(self.trainer.precision, self.device)}\n"
             f"loader: {loader.description}; run folder: {self.folder}",
-            *([self.mode_told] if self.mode_told else []),
+            *([self.parts.mode_told] if self.parts.mode_told else []),
             *notes(config, self.preset),
         )

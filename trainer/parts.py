@@ -1,0 +1,104 @@
+"""What the options of a run come to on its shards and ranks, and the parts built from that."""
+
+from dataclasses import dataclass
+
+from pipeline.loader import LoaderConfig
+from pipeline.manifest import Dataset, open_dataset
+from pipeline.moments import Statistics, read_statistics
+from trainer.config import RunConfig, resolve_preset
+from trainer.loop import Trainer
+from trainer.model import AlexNet
+from trainer.overfit import require_images
+from trainer.parallel import Layout
+from trainer.precision import find_precision, set_float32_products
+from trainer.preset import Preset
+from trainer.start import build_model, find_layout
+from trainer.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A run before anything of it is built. preset: with the run's own epochs, batch and rate.
+
+    mode_told: who holds what and why, in words; "" where this process is alone.
+    """
+
+    config: RunConfig
+    world: World
+    dataset: Dataset
+    statistics: Statistics
+    preset: Preset
+    precision: str
+    layout: Layout
+    mode_told: str
+
+    def model(self) -> AlexNet:
+        """The network with its first weights, on this rank's device."""
+        built = build_model(
+            self.preset, self.dataset.classes, self.config, self.statistics, self.layout
+        )
+        return built.place(self.world.device)
+
+    def trainer(self, model: AlexNet, steps_per_epoch: int) -> Trainer:
+        """What trains it."""
+        return Trainer(
+            model=model,
+            preset=self.preset,
+            steps_per_epoch=steps_per_epoch,
+            seed=self.config.seed,
+            precision=self.precision,
+            micro_batch=self.config.micro_batch,
+            ema_decay=self.config.ema,
+        )
+
+    def loader_config(self, split: str, *, training: bool) -> LoaderConfig:
+        """What feeds it, or validates it."""
+        config, augmentation = self.config, self.preset.augmentation
+        return LoaderConfig(
+            shards=config.shards,
+            split=split,
+            batch_size=self.preset.training.batch_size,
+            seed=config.seed,
+            training=training,
+            lighting=augmentation.lighting,
+            lighting_off_epoch=augmentation.lighting_off_epoch,
+            images_per_crop=augmentation.images_per_crop,
+            window=config.window,
+            backend=config.backend,
+            threads=config.loader_threads,
+            prefetch=config.prefetch,
+            stage_dir=config.stage_dir,
+            stage_bytes=config.stage_bytes,
+            device=str(self.world.device),
+            rank=self.world.rank,
+            world_size=self.world.size,
+            exact=config.exact,
+            calibrate=config.calibrate,
+        )
+
+
+def plan_parts(config: RunConfig, world: World) -> Parts:
+    """Opens the shards and settles what the options leave open; every rank calls it.
+
+    Sets how this process multiplies float32 matrices. ValueError for what the user has to put
+    right: shards, statistics, batch, precision, modes.
+    """
+    dataset = open_dataset(config.shards)
+    statistics = read_statistics(config.shards, dataset.fingerprint("train"))
+    num_images = dataset.num_samples("train")
+    if config.overfit:
+        require_images(config.overfit, num_images)
+    preset = resolve_preset(config, config.overfit or num_images)
+    precision = find_precision(config.precision, preset.training.precision, world.device)
+    set_float32_products(precision, world.device)
+    layout, mode_told = find_layout(config, preset, world, precision)
+    return Parts(
+        config=config,
+        world=world,
+        dataset=dataset,
+        statistics=statistics,
+        preset=preset,
+        precision=precision,
+        layout=layout,
+        mode_told=mode_told,
+    )
