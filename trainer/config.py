@@ -52,6 +52,7 @@ class RunConfig:
     ema: float | None = None  # decay of the moving average of the weights; None: there is none
     weight_report: int | None = None  # epochs between two tables of weights; None: none
     tensorboard: bool = False
+    fed_ratio: bool = False  # whether the speed of the step alone is measured first
     limit_steps: int | None = None  # of the whole run
     overfit: int | None = None  # training images that stand for both splits
     processes: int | None = None  # None: one per GPU that this process sees; on CPUs, one

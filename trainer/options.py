@@ -227,6 +227,12 @@ COMFORTS = (
     ),
     click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard too."),
     click.option(
+        "--fed-ratio",
+        is_flag=True,
+        help="First measure for about 3 seconds how fast the step is without waiting for data, on "
+        "a copy of the network; every report then has fed_ratio, the speed of training over that.",
+    ),
+    click.option(
         "--limit-steps",
         type=int,
         help="Stop with a checkpoint once the run has made so many steps; without it the same "

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.loader import Batch, Loader
 from pipeline.manifest import Dataset
+from trainer.ceiling import first_batch, measure_ceiling
 from trainer.checkpoint import load_checkpoint
 from trainer.config import (
     RunConfig,
@@ -52,6 +53,7 @@ class Session:
         self.totals = Totals()
         self.epoch = 0  # finished epochs
         self.best_top1_error = 2.0  # worse than any
+        self.ceiling: float | None = None  # images per second of the step alone
         self.last_report: Report | None = None  # of this process
         self.model = parts.model()
         self.records.claim(self.description, config.shards)
@@ -72,6 +74,8 @@ class Session:
         if self.epoch >= self.num_epochs:
             done = f"all {self.num_epochs} epochs are done; nothing to do"
             self.records.say(f"{self.folder}: {done}")
+        elif self.config.fed_ratio:
+            self.ceiling = self._measure_ceiling()
         agreed = Agreement(self.world)
         with stop_request(quiet=not self.world.is_first) as asked:
             while self.epoch < self.num_epochs and not self._at_limit:
@@ -117,6 +121,14 @@ class Session:
         train = stack.enter_context(Loader(self.parts.loader_config("train", training=True)))
         val_config = self.parts.loader_config("val", training=False).rendered_as(train.settings)
         return train, stack.enter_context(Loader(val_config))
+
+    def _measure_ceiling(self) -> float:
+        """The speed of the step without waiting for data, on a network that is thrown away."""
+        batch = first_batch(self.train_feed)
+        rehearsal = self.parts.trainer(self.parts.model(), len(self.train_feed))
+        ceiling = measure_ceiling(rehearsal, batch)
+        self.records.say(f"the step alone, on one batch: {ceiling:,.0f} images/s")
+        return ceiling
 
     def _run_epoch(self, stop: Callable[[], bool]) -> bool:
         """Trains what is left of the epoch, validates, saves, reports; False where stopped."""
@@ -167,6 +179,7 @@ class Session:
             decode_wait_seconds=totals.decode_wait_seconds,
             handover_wait_seconds=totals.handover_wait_seconds,
             device_wait_seconds=totals.device_wait_seconds,
+            fed_ratio=totals.images_per_second / self.ceiling if self.ceiling else None,
         )
         trainer.schedule.observe(errors.top1_error)
         self.epoch += 1
