@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.draws import CROP_PX
 from pipeline.images import SIZE_PX
+from pipeline.order import Rows
 from pipeline.reader import Allocate, StepBytes, Wait
 
 BACKENDS = ("dali-gpu", "dali-cpu", "numpy")
@@ -45,11 +46,17 @@ class RenderSettings:
 
 @dataclass(frozen=True)
 class Work:
-    """A step to render: N encoded images, crop int32 (N, 3), offsets float32 (N, 3) or None."""
+    """A step to render: N encoded images, crop int32 (N, 3), offsets float32 (N, 3) or None.
+
+    Where decoded images are kept, `encoded` has only those that are not yet. rows: int64 (N,),
+    of the index. places: int64 (N,), of each image in `encoded`, -1 where it is kept.
+    """
 
     encoded: StepBytes
     crop: NDArray[np.int32]
     offsets: NDArray[np.float32] | None
+    rows: Rows | None = None
+    places: NDArray[np.int64] | None = None
 
 
 class Backend(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.ahead import Ahead
 from pipeline.backends import RenderSettings, Work
@@ -34,6 +35,7 @@ __all__ = ["Batch", "Loader", "LoaderConfig"]
 
 NUM_READ_THREADS = 4
 READ_AHEAD = 2  # steps read beyond those being rendered
+NOTHING = StepBytes(np.empty((0, 0), np.uint8), np.empty((0, 1), np.int32))
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,13 @@ class Loader:
         self._handover = handover = Handover(config.device)
         self._clock = WaitClock(handover.device)
         statistics = self._read_statistics()
-        self._renderer = Renderer(config, self.dataset.encoding, handover)
+        self._renderer = Renderer(
+            config,
+            self.dataset.encoding,
+            handover,
+            num_images=len(index),
+            fingerprint=self._fingerprint,
+        )
         self.backend = self._renderer.name
         self._depth = config.prefetch + READ_AHEAD  # steps begun at a time
         self._stage = self._open_stage()
@@ -201,7 +209,7 @@ class Loader:
                 reading.append(self._ahead.take())
                 num_asked -= 1
             while reading and len(rendering) < self.config.prefetch:
-                if rendering and reading[0].work is not None and not self._reader.is_ready:
+                if rendering and reading[0].reads and not self._reader.is_ready:
                     break
                 self._submit(reading[0])
                 rendering.append(reading.popleft())
@@ -220,10 +228,10 @@ class Loader:
         if first:
             self._stage_from(epoch, number)
         step = self._steps.step(epoch, number)
-        work = self._begin(step)
-        if work is None:
-            return _Prepared(step, None, None)
-        return _Prepared(step, work.encoded, self._renderer.backend.prepare(work))
+        unread = self._renderer.unread(step.rows)
+        work = self._begin(step, unread)
+        prepared = None if work is None else self._renderer.backend.prepare(work)
+        return _Prepared(step, unread, None if work is None else work.encoded, prepared)
 
     def _stage_from(self, epoch: int, number: int) -> None:
         """Has what the rest of an epoch reads brought to the stage, where there is one."""
@@ -231,16 +239,17 @@ class Loader:
             left = self._steps.rows_left(epoch, number)
             self._stage.begin(self._index["shard"][left], self.config.batch_size, number)
 
-    def _begin(self, step: Step) -> Work | None:
-        """Begins to read a step; None where it has no images."""
+    def _begin(self, step: Step, unread: NDArray[np.int64]) -> Work | None:
+        """Begins to read a step's images at these positions; None where it has no images."""
         if not len(step.rows):
             return None
-        encoded = self._reader.request(step.rows)
-        return Work(encoded, step.crop, self._renderer.work_offsets(step.offsets))
+        encoded = self._reader.request(step.rows[unread]) if len(unread) else NOTHING
+        return self._renderer.work(step, encoded, unread)
 
     def _submit(self, prepared: "_Prepared") -> None:
         if prepared.work is not None:
-            self._reader.take()
+            if prepared.reads:
+                self._reader.take()
             self._clock.read()
             self._renderer.backend.submit(prepared.work)
             self._clock.handed_over()
@@ -252,7 +261,8 @@ class Loader:
         if prepared.work is not None:
             rendered = self._take(prepared)
             self._clock.decoded()
-            self._reader.release(self._renderer.backend.still_reading)
+            if prepared.reads:
+                self._reader.release(self._renderer.backend.still_reading)
         batch = Batch(
             images=self._renderer.images(rendered, step.offsets),
             labels=self._handover.numbers(step.labels),
@@ -271,7 +281,8 @@ class Loader:
             decodes = self.dataset.encoding == "jpeg"  # else it has another cause
             if not decodes or (found := find_undecodable(prepared.encoded)) is None:
                 raise
-            number, reason = found
+            place, reason = found
+            number = prepared.unread[place]
             shard = int(self._index[prepared.step.rows[number]]["shard"])
             folder, name = self.config.shards, shard_stem(self.config.split, shard)
             raise ValueError(
@@ -290,7 +301,8 @@ class Loader:
         """Has the fastest threads and decoder load found, with the images of the first step."""
         try:
             self._stage_from(0, 0)
-            work = self._begin(self._steps.step(0, 0))
+            step = self._steps.step(0, 0)
+            work = self._begin(step, self._renderer.unread(step.rows))
             if work is not None:
                 self._reader.take()
                 self._renderer.calibrate(work)
@@ -339,8 +351,17 @@ class Loader:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A step being read. work: in the backend's own form. None where the step has no images."""
+    """A step being read. unread: the positions of its images that are, the others are kept.
+
+    work: in the backend's own form. None where the step has no images.
+    """
 
     step: Step
+    unread: NDArray[np.int64]
     encoded: StepBytes | None
     work: Any | None
+
+    @property
+    def reads(self) -> bool:
+        """Whether the reader has a request of this step."""
+        return len(self.unread) > 0

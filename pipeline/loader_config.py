@@ -10,6 +10,7 @@ from pipeline.backends import HW_DECODER_LOAD, RenderSettings
 from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX, Draws, centre_draws, draws
 from pipeline.manifest import canonical_hash
 from pipeline.order import ORDER_VERSION, Window
+from pipeline.resident import RESIDENT
 
 LIGHTING = ("std", "variance", "off")
 VIEWS = ("crop", "full")
@@ -33,6 +34,8 @@ class LoaderConfig:
     (pipeline/calibrate.py). stage_dir: a local folder to which the shards are brought ahead of
     use (see pipeline/staging.py), needed where they lie on an object store; ranks, loaders and
     runs may share it. stage_bytes: the most it may hold, default nine tenths of what is free.
+    resident: where decoded images are kept, so that none is decoded twice: on the "device", in
+    memory of the "host", "none", or "auto" (see pipeline/resident.py).
     """
 
     shards: Path
@@ -57,6 +60,7 @@ class LoaderConfig:
     calibrate: bool = False
     stage_dir: Path | None = None
     stage_bytes: int | None = None
+    resident: str = "none"
 
     def __post_init__(self) -> None:
         for name, folder in (("shards", self.shards), ("stage_dir", self.stage_dir)):
@@ -95,6 +99,7 @@ class LoaderConfig:
         if self.views not in VIEWS:
             raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")
         require_stage(self.shards, self.stage_dir, self.stage_bytes)
+        require_resident(self.resident, self.backend, calibrate=self.calibrate)
 
     @property
     def max_rows(self) -> int:
@@ -181,3 +186,18 @@ def require_stage(shards: Path, stage_dir: Path | None, stage_bytes: int | None)
         )
     if stage_dir is None and stage_bytes is not None:
         raise ValueError("--stage-bytes bounds what is staged: it needs --stage-dir DIR")
+
+
+def require_resident(resident: str, backend: str, *, calibrate: bool) -> None:
+    """ValueError where images cannot be kept there, or not with such a backend."""
+    if resident not in RESIDENT:
+        raise ValueError(f"resident must be one of {', '.join(RESIDENT)}, not {resident!r}")
+    if resident == "none":
+        return
+    if backend not in ("auto", "numpy"):
+        raise ValueError(
+            f"--resident {resident} decodes each image once, on threads of the CPU, which gives "
+            f"the pixels of raw shards; --backend {backend} does not go with it: take auto"
+        )
+    if calibrate:
+        raise ValueError(f"--calibrate measures decoding, which --resident {resident} does once")

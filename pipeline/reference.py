@@ -14,6 +14,7 @@ from pipeline.draws import CROP_PX
 from pipeline.images import SIZE_PX, ImageError, Pixels, decode_stored
 from pipeline.ranges import shown
 from pipeline.reader import StepBytes
+from pipeline.resident import HostStore
 
 
 def _own_references() -> int:
@@ -39,6 +40,14 @@ def cut(pixels: Pixels, crop: NDArray[np.int32]) -> Pixels:
     x, y, flip = (int(value) for value in crop)
     view = pixels[y : y + CROP_PX, x : x + CROP_PX]
     return view[:, ::-1] if flip else view
+
+
+def decoded(encoded: StepBytes, number: int, encoding: str) -> Pixels:
+    """Image `number` of a step, uint8 (256, 256, 3); encoding: jpeg or raw."""
+    data = encoded.data[number, : encoded.sizes[number, 0]]
+    if encoding == "raw":
+        return data.reshape(SIZE_PX, SIZE_PX, 3)
+    return decode_stored(data.data)
 
 
 def find_undecodable(encoded: StepBytes) -> tuple[int, str] | None:
@@ -69,12 +78,15 @@ def _render_into(
 
 
 class NumpyBackend:
-    """Renders steps on threads, a few images per task; decoding releases the GIL."""
+    """Renders steps on threads, a few images per task; decoding releases the GIL.
+
+    store: keeps every image once it was decoded; those that are kept already are cut from there.
+    """
 
     still_reading = None  # a step is taken when its bytes were read
 
-    def __init__(self, settings: RenderSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: RenderSettings, store: HostStore | None = None) -> None:
+        self._settings, self._store = settings, store
         self._pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="fullfeed-render")
         self._own_references = _own_references()
         self._buffers: list[NDArray[np.generic]] = []
@@ -127,14 +139,23 @@ class NumpyBackend:
     @shown("render")
     def _render(self, work: Work, part: NDArray[np.int64], out: NDArray[Any]) -> None:
         for i in part.tolist():
-            encoded = work.encoded.data[i, : work.encoded.sizes[i, 0]]
-            if self._settings.encoding == "raw":
-                pixels = encoded.reshape(SIZE_PX, SIZE_PX, 3)
-            else:
-                pixels = decode_stored(encoded.data)
+            pixels = self._pixels(work, i)
             if self._settings.full:
                 out[i] = pixels
             elif self._settings.dtype is np.uint8:
                 out[i] = cut(pixels, work.crop[i])
             else:
                 _render_into(out[i], pixels, work.crop[i], work.offsets, i)
+
+    def _pixels(self, work: Work, i: int) -> Pixels:
+        """Image i of a step, whole."""
+        if self._store is None:
+            return decoded(work.encoded, i, self._settings.encoding)
+        assert work.rows is not None and work.places is not None
+        row, place = int(work.rows[i]), int(work.places[i])
+        if place < 0:
+            kept: Pixels = self._store.images[row]
+            return kept
+        pixels = decoded(work.encoded, place, self._settings.encoding)
+        self._store.put(row, pixels)
+        return pixels

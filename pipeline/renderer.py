@@ -1,5 +1,6 @@
 """The backend of a loader: chosen, measured, driven; and the way of its pixels to the batch."""
 
+import os
 from functools import partial
 from typing import Any
 
@@ -10,25 +11,98 @@ from numpy.typing import NDArray
 from pipeline.backends import Backend, RenderSettings, Work, open_backend, open_first
 from pipeline.calibrate import alternatives, fastest
 from pipeline.copies import pinned_empty
-from pipeline.cores import cores_of_rank
+from pipeline.cores import cores_of_rank, ranks_here
+from pipeline.device_store import DeviceStore
 from pipeline.driver import Driver
 from pipeline.handover import Handover
 from pipeline.loader_config import LoaderConfig
+from pipeline.order import Rows
+from pipeline.reader import StepBytes
+from pipeline.reference import NumpyBackend
+from pipeline.resident import (
+    HostStore,
+    Residence,
+    find_residence,
+    free_device_bytes,
+    free_host_bytes,
+    needs,
+)
+from pipeline.shared_memory import FOLDER
+from pipeline.steps import Step
+
+# What the ranks of one run on a machine have in common, and those of another run have not.
+RUN_VARIABLES = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
 
 
 class Renderer:
     """The backend that a configuration asks for, open.
 
     name, reason: which it is, and why. settings: what it was opened with. encoding: of the stored
-    images. handover: to the device of the batches. ValueError where none can be opened.
+    images. handover: to the device of the batches. num_images, fingerprint: of the split, where
+    its images are kept. ValueError where none can be opened.
     """
 
-    def __init__(self, config: LoaderConfig, encoding: str, handover: Handover) -> None:
+    def __init__(
+        self,
+        config: LoaderConfig,
+        encoding: str,
+        handover: Handover,
+        *,
+        num_images: int = 0,
+        fingerprint: str = "",
+    ) -> None:
         self._config, self._encoding, self._handover = config, encoding, handover
+        self._store: HostStore | DeviceStore | None = None
+        self._on_device = False
+        self._num_ranks = ranks_here(config.local_world_size)
+        self._residence = self._find_residence(num_images)
+        try:
+            self._open_resident(num_images, fingerprint)
+        except ValueError as error:
+            if config.resident != "auto":
+                raise
+            self._residence = Residence("none", str(error))
+        if self._residence.where == "none":
+            self._open_backend()
+
+    def _find_residence(self, num_images: int) -> Residence:
+        asked, device = self._config.resident, self._handover.device
+        if asked == "none":
+            return Residence("none", "")
+        return find_residence(
+            asked,
+            needs(num_images, on_gpu=self._handover.on_gpu, num_ranks=self._num_ranks),
+            free_device_bytes=free_device_bytes(device, self._config.max_rows),
+            free_host_bytes=free_host_bytes(self._num_ranks),
+        )
+
+    def _open_resident(self, num_images: int, fingerprint: str) -> None:
+        """Opens the backend that keeps images where the residence says."""
+        where, num_ranks = self._residence.where, self._num_ranks
+        host: HostStore | None = None
+        if where == "host" or (where == "device" and num_ranks > 1):
+            host = _host_store(num_images, num_ranks, f"{fingerprint} {self._config.split}")
+        self.name, self.reason = "numpy", "each image is decoded once"
+        if where == "host":
+            assert host is not None
+            self._store, self.settings = host, self._settings_of("numpy")
+            self.backend = _driven(NumpyBackend(self.settings, host), self.settings)
+        elif where == "device":
+            self._on_device, self.settings = True, self._settings_of("device")
+            rank = self._config.rank % num_ranks
+            self._store = self.backend = DeviceStore(
+                self.settings, num_images, rank=rank, num_ranks=num_ranks, host=host
+            )
+
+    def _open_backend(self) -> None:
         opened = open_first(
-            config.backend, self._settings_of, on_gpu=handover.on_gpu, encoding=encoding
+            self._config.backend,
+            self._settings_of,
+            on_gpu=self._handover.on_gpu,
+            encoding=self._encoding,
         )
         self.name, self.reason, self.settings = opened.name, opened.reason, opened.settings
+        self._on_device = opened.name == "dali-gpu"
         self.backend = _driven(opened.backend, opened.settings)
 
     @property
@@ -45,6 +119,10 @@ class Renderer:
         parts = [f"{self.name} ({self.reason})", threads_told]
         if self.hw_decoder_load is not None:
             parts.append(f"hw_decoder_load {self.hw_decoder_load}")
+        if self._residence.where != "none":
+            parts.append(f"resident: {self._residence.reason}")
+        elif self._residence.reason:  # asked for, where there is room
+            parts.append(f"not resident: {self._residence.reason}")
         return ", ".join(parts)
 
     def calibrate(self, work: Work) -> None:
@@ -55,9 +133,20 @@ class Renderer:
         self.settings = fastest(choices, open_one, work, self._handover.settle)
         self.backend = _driven(open_one(self.settings), self.settings)
 
-    def work_offsets(self, offsets: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-        """What the backend is to add of a step's lighting."""
-        return None if self._finishes_on_gpu else offsets
+    def unread(self, rows: Rows) -> NDArray[np.int64]:
+        """The positions in a step, of these index rows, of the images that are to be read."""
+        if self._store is None:
+            return np.arange(len(rows))
+        return np.flatnonzero(~self._store.known(rows))
+
+    def work(self, step: Step, encoded: StepBytes, unread: NDArray[np.int64]) -> Work:
+        """What the backend is to do for a step; encoded: its images at the positions `unread`."""
+        offsets = None if self._finishes_on_gpu else step.offsets
+        if self._store is None:
+            return Work(encoded, step.crop, offsets)
+        places = np.full(len(step.rows), -1)
+        places[unread] = np.arange(len(unread))
+        return Work(encoded, step.crop, offsets, step.rows, places)
 
     def images(self, rendered: Any, offsets: NDArray[np.float32] | None) -> torch.Tensor:
         """A step's images as a batch has them, (N, 3, height, width) on its device.
@@ -68,7 +157,7 @@ class Renderer:
         if rendered is None:
             side_px = self.settings.side_px
             images = self._handover.pixels(np.empty((0, side_px, side_px, 3), self.settings.dtype))
-            if self.name == "dali-gpu":
+            if self._on_device:
                 images = images.to(self._handover.device)
         else:
             images = self._handover.pixels(rendered)
@@ -81,12 +170,12 @@ class Renderer:
     @property
     def _finishes_on_gpu(self) -> bool:
         """Whether a CPU backend feeds a GPU: it sends uint8, lighting is added there."""
-        return self._handover.on_gpu and self.name != "dali-gpu"
+        return self._handover.on_gpu and not self._on_device
 
     def _settings_of(self, backend: str) -> RenderSettings:
-        """What to open a backend of this name with."""
+        """What to open a backend of this name with; "device": one that keeps images there."""
         config = self._config
-        on_gpu = backend == "dali-gpu"
+        on_gpu = backend in ("dali-gpu", "device")
         dtype: type[np.generic] = np.float16 if on_gpu else np.float32
         if config.views == "full" or (self._handover.on_gpu and not on_gpu):
             dtype = np.uint8
@@ -101,6 +190,25 @@ class Renderer:
             hw_decoder_load=0.0 if config.exact else config.hw_decoder_load,
             allocate=pinned_empty if self._handover.on_gpu and not on_gpu else np.empty,
         )
+
+
+def _host_store(num_images: int, num_ranks: int, name: str) -> HostStore:
+    """The store of decoded images of this rank, or of all those of this run on this machine.
+
+    ValueError where there is not so much memory for files, which is what ranks share.
+    """
+    if num_ranks == 1:
+        return HostStore(num_images, shared=None)
+    run = " ".join(os.environ.get(variable, "") for variable in RUN_VARIABLES)
+    try:
+        return HostStore(
+            num_images, shared=f"{name} {run} {os.getppid()}", num_users=num_ranks
+        )
+    except OSError as error:
+        raise ValueError(
+            f"--resident: {num_ranks} ranks cannot share their images in {FOLDER} "
+            f"({error.strerror}); give it more room (docker run --shm-size), or leave it out"
+        ) from error
 
 
 def _driven(backend: Backend, settings: RenderSettings) -> Backend:

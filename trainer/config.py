@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pipeline.atomic import write_whole
-from pipeline.loader_config import require_stage
+from pipeline.loader_config import require_resident, require_stage
 from pipeline.manifest import Dataset
 from pipeline.order import Window
 from trainer.ema import require_decay
@@ -47,6 +47,7 @@ class RunConfig:
     window: Window = "all"
     stage_dir: Path | None = None
     stage_bytes: int | None = None
+    resident: str = "none"
     precision: str = "auto"
     micro_batch: int | None = None  # images per forward and backward pass; None: the batch
     ema: float | None = None  # decay of the moving average of the weights; None: there is none
@@ -65,6 +66,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         find_preset(self.preset)
         require_stage(self.shards, self.stage_dir, self.stage_bytes)
+        require_resident(self.resident, self.backend, calibrate=self.calibrate)
         for flag, value in (
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),

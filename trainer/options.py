@@ -10,6 +10,7 @@ from pipeline.backends import BACKENDS
 from pipeline.byte_size import ByteSize
 from pipeline.locations import Location
 from pipeline.order import Window
+from pipeline.resident import RESIDENT
 from trainer.config import DEVICES
 from trainer.parallel import MODES
 from trainer.precision import PRECISIONS
@@ -138,6 +139,14 @@ FEEDING = (
         "--exact",
         is_flag=True,
         help="Leave a GPU's JPEG engine unused, so that runs on dali-gpu are bit-equal.",
+    ),
+    click.option(
+        "--resident",
+        type=click.Choice(RESIDENT),
+        default="none",
+        help="Where decoded images are kept, 197 kB each, so that none is decoded twice: device, "
+        "each GPU its share; host, memory that the processes of a machine share; auto, the first "
+        "of them with room. Order, draws and pixels are those of raw shards.",
     ),
     click.option(
         "--window",

@@ -69,6 +69,7 @@ class Parts:
             prefetch=config.prefetch,
             stage_dir=config.stage_dir,
             stage_bytes=config.stage_bytes,
+            resident="none" if config.overfit else config.resident,
             device=str(self.world.device),
             rank=self.world.rank,
             world_size=self.world.size,

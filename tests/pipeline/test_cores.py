@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline.cores import available_cores, cores_of_rank
+from pipeline.cores import available_cores, cores_of_rank, ranks_here
 
 
 def test_a_bound_process_counts_the_cores_it_is_bound_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +47,15 @@ def test_a_number_of_ranks_that_is_none_is_refused(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", told)
     with pytest.raises(ValueError, match=f"LOCAL_WORLD_SIZE is '{told}' in the environment"):
         cores_of_rank()
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "number"), [(None, None, 1), ("3", None, 3), ("3", 2, 2)]
+)
+def test_ranks_here_are_those_given_or_those_that_torchrun_says(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, asked: int | None, number: int
+) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if told is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", told)
+    assert ranks_here(asked) == number

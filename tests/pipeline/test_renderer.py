@@ -19,6 +19,7 @@ from pipeline.images import SIZE_PX
 from pipeline.loader_config import LoaderConfig
 from pipeline.reader import StepBytes
 from pipeline.renderer import Renderer
+from pipeline.steps import Step
 
 
 class HandoverToGpu(Handover):
@@ -76,8 +77,10 @@ def test_for_a_gpu_the_lighting_is_added_there(
     opened = renderer(HandoverToGpu(), backend=name)
     assert (opened.settings.dtype, opened.settings.device) == (dtype, device)
     assert (opened.settings.allocate is np.zeros) == (not adds_lighting)
-    offsets = np.ones((4, 3), np.float32)
-    assert (opened.work_offsets(offsets) is offsets) == adds_lighting
+    offsets, drawn = np.ones((4, 3), np.float32), raw_step()
+    step = Step(np.arange(4), np.arange(4), np.arange(4), drawn.crop, offsets)
+    work = opened.work(step, drawn.encoded, opened.unread(step.rows))
+    assert (work.offsets is offsets) == adds_lighting
 
 
 def test_images_are_those_rendered_channels_first_and_none_of_no_step() -> None:

@@ -39,6 +39,7 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--preset",
         "--processes",
         "--replace-head",
+        "--resident",
         "--seed",
         "--set",
         "--shards",

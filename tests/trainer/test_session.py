@@ -202,6 +202,21 @@ def test_a_run_from_staged_shards_is_the_run_from_local_ones(
     assert list((tmp_path / "stage").glob("*-val-*.tar"))
 
 
+def test_a_run_that_keeps_its_images_is_the_run_that_decodes_them_anew(
+    undisturbed: tuple[str, Path],
+    shard_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where it stops, and goes on without: how images come about is not part of a run."""
+    preset, folder = undisturbed
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert not train(shard_folder, tmp_path, preset=preset)
+    assert train(shard_folder, tmp_path, preset=preset, resident="host")
+    assert_same_run(tmp_path, folder)
+
+
 def test_a_window_is_part_of_the_run(shard_folder: Path, tmp_path: Path) -> None:
     with Session(config(shard_folder, tmp_path, window=2)) as session:
         assert session.train_feed.state_dict()["window"] == 2

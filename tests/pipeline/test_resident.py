@@ -1,0 +1,320 @@
+"""Images kept in memory: the batches of raw shards, decoded once, wherever a run is cut."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pipeline.reference
+import pipeline.renderer
+import pipeline.resident
+from pipeline.images import ImageError, decode_stored
+from pipeline.loader import Batch, Loader, LoaderConfig
+from pipeline.resident import (
+    IMAGE_BYTES,
+    HostStore,
+    Needs,
+    find_residence,
+    free_host_bytes,
+    needs,
+    share_of,
+)
+
+BATCH = 6  # of 39 images: six whole steps and three images that an epoch leaves out
+Open = Callable[..., Loader]
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens loaders that keep images in the host's memory, and closes them after the test."""
+    loaders: list[Loader] = []
+
+    def open_loader(folder: Path, **changes: Any) -> Loader:
+        chosen: dict[str, Any] = {"batch_size": BATCH, "threads": 2, "resident": "host", **changes}
+        loaders.append(Loader(LoaderConfig(shards=folder, **chosen)))
+        return loaders[-1]
+
+    yield open_loader
+    for loader in loaders:
+        loader.close()
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has `--resident device` keep images in what torch calls the CPU, as a GPU would."""
+    monkeypatch.setattr(pipeline.renderer, "free_device_bytes", lambda *_: 1 << 40)
+
+    def on_gpu(num_images: int, **_: object) -> Needs:
+        return needs(num_images, on_gpu=True, num_ranks=1)
+
+    monkeypatch.setattr(pipeline.renderer, "needs", on_gpu)
+
+
+@pytest.fixture
+def num_decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many images were decoded since it was asked last."""
+    calls = itertools.count()
+    last = 0
+
+    def counting(data: Any) -> Any:
+        next(calls)
+        return decode_stored(data)
+
+    def since() -> int:
+        nonlocal last
+        now = next(calls)
+        found, last = now - last, now + 1
+        return found
+
+    monkeypatch.setattr(pipeline.reference, "decode_stored", counting)
+    return since
+
+
+def kept(batch: Batch) -> tuple[bytes, list[int], list[int], list[list[int]]]:
+    images = batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
+    return images, batch.labels.tolist(), batch.ids.tolist(), batch.crop.tolist()
+
+
+def epochs(loader: Loader, num_epochs: int) -> list[Any]:
+    return [kept(batch) for _ in range(num_epochs) for batch in loader]
+
+
+# ---- the batches ----
+
+
+@pytest.mark.parametrize("folder_name", ["shard_folder", "raw_shard_folder"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
+@pytest.mark.parametrize("views", ["crop", "full"])
+def test_every_batch_of_every_epoch_is_the_one_that_is_decoded_anew(
+    folder_name: str,
+    training: bool,
+    views: str,
+    opened: Open,
+    request: pytest.FixtureRequest,
+) -> None:
+    folder: Path = request.getfixturevalue(folder_name)
+    split = "train" if training else "val"
+    options: dict[str, Any] = {"training": training, "split": split, "views": views, "seed": 3}
+    expected = epochs(opened(folder, resident="none", backend="numpy", **options), 3)
+    assert epochs(opened(folder, **options), 3) == expected
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
+@pytest.mark.parametrize("views", ["crop", "full"])
+def test_images_kept_on_a_device_give_the_same_batches_rounded_to_float16(
+    training: bool, views: str, shard_folder: Path, opened: Open
+) -> None:
+    split = "train" if training else "val"
+    options: dict[str, Any] = {"training": training, "split": split, "views": views}
+    plain = opened(shard_folder, resident="none", backend="numpy", **options)
+    loader = opened(shard_folder, resident="device", **options)
+    for _ in range(3):
+        for found, expected in zip(loader, plain, strict=True):
+            assert found.images.dtype == (torch.uint8 if views == "full" else torch.float16)
+            assert torch.equal(found.images, expected.images.to(found.images.dtype))
+            assert torch.equal(found.ids, expected.ids)
+
+
+def test_raw_shards_and_kept_jpegs_are_the_same_pixels_where_nothing_was_lost(
+    raw_shard_folder: Path, opened: Open
+) -> None:
+    """What is kept is what raw shards hold: bit-equal whole, before any cast."""
+    raw = opened(raw_shard_folder, resident="none", backend="numpy", views="full")
+    found = opened(raw_shard_folder, views="full")
+    assert epochs(found, 2) == epochs(raw, 2)
+
+
+def test_after_the_first_epoch_nothing_is_decoded_but_what_it_left_out(
+    shard_folder: Path, opened: Open, num_decoded: Callable[[], int]
+) -> None:
+    loader = opened(shard_folder)
+    epochs(loader, 1)
+    assert num_decoded() == 36
+    epochs(loader, 8)
+    assert num_decoded() <= 3
+    validation = opened(shard_folder, split="val", training=False)
+    epochs(validation, 1)
+    assert num_decoded() == 15
+    epochs(validation, 3)
+    assert num_decoded() == 0
+
+
+@pytest.mark.parametrize("resident", ["none", "host"])
+@pytest.mark.parametrize("num_taken", [0, 1, 5, 6, 8])
+def test_a_run_goes_on_with_or_without_kept_images(
+    num_taken: int, resident: str, shard_folder: Path, opened: Open
+) -> None:
+    """The state is the same one: what is kept is no part of it."""
+    first, second = opened(shard_folder), opened(shard_folder, resident=resident)
+    expected = epochs(opened(shard_folder, resident="none", backend="numpy"), 3)
+    batches = (batch for _ in range(3) for batch in first)
+    found = [kept(batch) for batch in itertools.islice(batches, num_taken)]
+    second.load_state_dict(first.state_dict())
+    found += epochs(second, 3 - second.epoch)
+    assert found == expected
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("resident", ["host", "device"])
+@pytest.mark.usefixtures("on_device")
+def test_ranks_together_see_what_one_rank_sees(
+    world_size: int, resident: str, shard_folder: Path, opened: Open
+) -> None:
+    whole = opened(shard_folder, resident="none", backend="numpy")
+    ranks = [
+        opened(shard_folder, resident=resident, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for _ in range(3):
+        for expected, *parts in zip(whole, *ranks, strict=True):
+            images = torch.cat([part.images for part in parts])
+            assert torch.equal(images, expected.images.to(images.dtype))
+            assert torch.equal(torch.cat([part.ids for part in parts]), expected.ids)
+
+
+def test_ranks_of_a_machine_decode_an_image_once_for_all_of_them(
+    shard_folder: Path, opened: Open, num_decoded: Callable[[], int]
+) -> None:
+    ranks = [
+        opened(shard_folder, rank=rank, world_size=2, local_world_size=2) for rank in range(2)
+    ]
+    whole = opened(shard_folder, resident="none", backend="numpy")
+    for _ in range(4):
+        for expected, *parts in zip(whole, *ranks, strict=True):
+            assert torch.equal(torch.cat([part.images for part in parts]), expected.images)
+    assert num_decoded() <= 4 * 36 + 39  # the whole loader's, and each image once
+
+
+def test_a_rank_without_images_gets_an_empty_batch(shard_folder: Path, opened: Open) -> None:
+    options: dict[str, Any] = {"split": "val", "training": False, "batch_size": 4, "world_size": 4}
+    loader = opened(shard_folder, **options)  # the last batch is of three images
+    for _ in range(2):
+        *_, last = loader
+        assert last.images.shape == (0, 3, 224, 224)
+
+
+def test_an_image_that_is_none_is_named(shard_copy: Path, opened: Open) -> None:
+    loader = opened(shard_copy)
+
+    def fail(data: Any) -> Any:
+        raise ImageError("cut short")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.reference, "decode_stored", fail)
+        with pytest.raises(ValueError, match=r"train-\d{6}.tar, sample \d+: .*cut short"):
+            list(loader)
+    assert len(list(loader)) == 6
+
+
+# ---- where they are kept ----
+
+
+def test_an_image_is_kept_by_one_rank_and_shares_are_even() -> None:
+    for num_images, num_ranks in itertools.product(range(1, 40), range(1, 7)):
+        kept_by = [len(range(rank, num_images, num_ranks)) for rank in range(num_ranks)]
+        assert max(kept_by) == share_of(num_images, num_ranks)
+        assert sum(kept_by) == num_images
+
+
+def test_what_a_split_takes_is_what_its_images_do() -> None:
+    assert needs(10, on_gpu=False, num_ranks=1) == Needs(
+        device=None, host=10 * IMAGE_BYTES, device_host=0
+    )
+    assert needs(10, on_gpu=True, num_ranks=4) == Needs(
+        device=3 * IMAGE_BYTES, host=10 * IMAGE_BYTES, device_host=10 * IMAGE_BYTES
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "free_device", "free_host", "where"),
+    [
+        ("auto", 100, 0, "device"),
+        ("auto", 99, 1000, "host"),
+        ("auto", 99, 999, "none"),
+        ("device", 100, 0, "device"),
+        ("host", 100, 1000, "host"),
+    ],
+)
+def test_auto_is_the_first_place_with_room(
+    asked: str, free_device: int, free_host: int, where: str
+) -> None:
+    find = partial(find_residence, asked, Needs(device=100, host=1000, device_host=0))
+    found = find(free_device_bytes=free_device, free_host_bytes=free_host)
+    assert found.where == where and found.reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "needed", "told"),
+    [
+        ("device", Needs(device=None, host=10, device_host=0), "no GPU"),
+        ("device", Needs(device=5 * 10**9, host=10, device_host=0), "5.0 GB .* the GPU's memory"),
+        ("device", Needs(device=10, host=10, device_host=2 * 10**9), "2.0 GB .* the host's"),
+        ("host", Needs(device=10, host=3 * 10**9, device_host=0), "3.0 GB .* the host's memory"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_size(asked: str, needed: Needs, told: str) -> None:
+    with pytest.raises(ValueError, match=f"--resident {asked}: .*{told}.* --resident auto"):
+        find_residence(asked, needed, free_device_bytes=1000, free_host_bytes=1000)
+
+
+def test_a_containers_limit_bounds_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.resident, "CGROUP_ROOT", tmp_path)
+    for num_ranks in (1, 2):
+        assert free_host_bytes(num_ranks) > 0
+        (tmp_path / "memory.max").write_text("max\n")
+        unbounded = free_host_bytes(num_ranks)
+        (tmp_path / "memory.max").write_text("1000000\n")
+        assert free_host_bytes(num_ranks) <= 800_000 < unbounded
+
+
+def test_without_room_auto_decodes_and_says_why(
+    shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.renderer, "free_host_bytes", lambda _: 0)
+    loader = opened(shard_folder, resident="auto", backend="numpy")
+    assert "not resident: " in loader.description and "0 MB left" in loader.description
+    expected = opened(shard_folder, resident="none", backend="numpy")
+    assert epochs(loader, 2) == epochs(expected, 2)
+
+
+def test_without_memory_to_share_auto_decodes_and_host_is_refused(
+    shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline.resident, "shared_array", refuse)
+    ranks: dict[str, Any] = {"world_size": 2, "local_world_size": 2}
+    with pytest.raises(ValueError, match="No space left.*--shm-size"):
+        opened(shard_folder, **ranks)
+    assert "not resident" in opened(shard_folder, resident="auto", **ranks).description
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"resident": "disk"}, "resident must be one of device, host, none, auto, not 'disk'"),
+        ({"resident": "host", "backend": "dali-cpu"}, "--backend dali-cpu does not go with it"),
+        ({"resident": "auto", "calibrate": True}, "--calibrate measures decoding"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        LoaderConfig(shards=Path("shards"), batch_size=4, **changes)
+
+
+def test_a_store_knows_what_it_was_given() -> None:
+    store = HostStore(5, shared=None)
+    rows = np.arange(5)
+    assert not store.known(rows).any()
+    store.put(3, np.full((256, 256, 3), 7, np.uint8))
+    assert store.known(rows).tolist() == [False, False, False, True, False]
+    assert (store.images[3] == 7).all()
