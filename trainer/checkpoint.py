@@ -10,15 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from isal import isal_zlib
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.atomic import write_whole
+from pipeline.atomic import whole_file
 from trainer.config import differences
 from trainer.model import AlexNet
 from trainer.override import preset_from_dict
@@ -27,6 +26,14 @@ FORMAT_VERSION = 2  # 2: preset by owner, rates by group
 HEADER_KEY = "fullfeed"
 CRC_KEY = "crc32"
 INITIAL_FIELDS = ("init", "init_std", "deep_init_std", "ones_biases")  # of no use to a trained one
+DTYPES = {  # as safetensors calls them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
+HEADER_MULTIPLE_BYTES = 8
 MEND = "take another checkpoint, or delete it and train again: trainer/run.py --shards DIR"
 
 
@@ -50,6 +57,21 @@ class Checkpoint:
         return self.ema or self.model
 
 
+def in_host_memory(checkpoint: Checkpoint) -> Checkpoint:
+    """The same with copies of its tensors, which the next step does not change."""
+    copied = {
+        part: {
+            name: tensor.detach().to("cpu", non_blocking=True, copy=True)
+            for name, tensor in tensors.items()
+        }
+        for part, tensors in vars(checkpoint).items()
+        if part in ("model", "momentum", "ema")
+    }
+    if any(tensor.is_cuda for tensor in checkpoint.model.values()):
+        torch.cuda.current_stream().synchronize()  # until the copies are there
+    return replace(checkpoint, **copied)
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes the file whole or not at all; OSError as the file system raises it."""
     tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.items()}
@@ -67,7 +89,37 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header, allow_nan=False)
     metadata = {HEADER_KEY: text, CRC_KEY: _crc32(text, plain)}
-    write_whole(path, save(plain, metadata=metadata))
+    with whole_file(path) as file:
+        _write_safetensors(file, plain, metadata)
+
+
+def _write_safetensors(
+    file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Length of the header, header, numbers: https://huggingface.co/docs/safetensors.
+
+    Tensor by tensor, since the library's own writer either keeps every other thread waiting
+    meanwhile (`save`) or writes to a name of its own (`save_file`; version 0.8).
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # none misaligned
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end_bytes = 0
+    for name in order:
+        start_bytes, end_bytes = end_bytes, end_bytes + tensors[name].nbytes
+        header[name] = {
+            "dtype": DTYPES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start_bytes, end_bytes],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % HEADER_MULTIPLE_BYTES)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        file.write(_bytes_of(tensors[name]))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -118,7 +170,7 @@ def _crc32(header: str, tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         kind = repr((name, str(tensor.dtype), tuple(tensor.shape)))
         value = isal_zlib.crc32(kind.encode(), value)
-        value = isal_zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
+        value = isal_zlib.crc32(_bytes_of(tensor), value)
     return f"{value:08x}"
 
 

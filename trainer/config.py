@@ -60,6 +60,8 @@ class RunConfig:
     parallel: str = "auto"
     max_restarts: int = 3
     timeout_seconds: float = 600.0
+    save_every_minutes: float | None = None  # besides the end of each epoch; None: only there
+    save_every_epochs: int | None = None  # between two that are kept; None: none is
     seed: int = 0
     out: Path | None = None  # runs/PRESET-SEED, with --overfit N runs/PRESET-SEED-overfit-N
 
@@ -72,6 +74,7 @@ class RunConfig:
             ("--batch-size", self.batch_size),
             ("--micro-batch", self.micro_batch),
             ("--weight-report", self.weight_report),
+            ("--save-every-epochs", self.save_every_epochs),
             ("--limit-steps", self.limit_steps),
             ("--processes", self.processes),
             ("--overfit", self.overfit),
@@ -95,8 +98,12 @@ class RunConfig:
             require_decay(self.ema)
         if self.max_restarts < 0:
             raise ValueError(f"--max-restarts is {self.max_restarts}, must be at least 0")
-        if not self.timeout_seconds > 0:
-            raise ValueError(f"--timeout-seconds is {self.timeout_seconds}, must be more than 0")
+        for flag, amount in (
+            ("--timeout-seconds", self.timeout_seconds),
+            ("--save-every-minutes", self.save_every_minutes),
+        ):
+            if amount is not None and not 0 < amount < math.inf:
+                raise ValueError(f"{flag} is {amount}, must be a number more than 0")
         if self.overfit and self.processes not in (None, 1):
             raise ValueError("--overfit trains in one process; leave out --processes")
         if self.seed < 0:

@@ -23,6 +23,7 @@ from trainer.preset import Preset
 from trainer.reducer import GradientReducer
 from trainer.schedule import build_schedule
 from trainer.weight_report import WeightChange, copy_weights, weight_changes
+from trainer.world import Wish
 
 
 class Feed(Protocol):
@@ -115,12 +116,18 @@ class Trainer:
         return self._whole
 
     def train_epoch(
-        self, feed: Feed, totals: Totals, progress: Progress, stop: Callable[[], bool]
+        self,
+        feed: Feed,
+        totals: Totals,
+        progress: Progress,
+        wish: Callable[[], Wish],
+        save: Callable[[], None] | None = None,
     ) -> bool:
         """Trains on the remaining steps of the feed's epoch, adding to `totals`.
 
-        Returns False where `stop` said so before the end: between two steps, with everything in
-        place for a checkpoint. FloatingPointError, naming the step, where the loss is not finite.
+        wish: asked between two steps, with everything in place for a checkpoint; returns False
+        where it was to stop, and calls `save` where it was to save. FloatingPointError, naming
+        the step, where the loss is not finite.
         """
         self.model.train()
         before, start = Totals(**vars(totals)), time.perf_counter()
@@ -133,17 +140,19 @@ class Trainer:
             self._losses.add(self._watched_step(batch) if watched else self.train_step(batch))
             num_images = len(batch.labels) * num_ranks
             totals.num_images += num_images
-            stopped = not finished and stop()
+            wished = Wish.NOTHING if finished else wish()
             # Ranks read together, so none by its clock.
             due = progress.due(steps_done) if num_ranks == 1 else self._losses.due
-            if stopped or finished or self._losses.due or due:
+            if wished or finished or self._losses.due or due:
                 for loss in self._losses.read(self.step):
                     totals.loss_sum += loss * num_images
                 totals.seconds = before.seconds + time.perf_counter() - start
                 for name, seconds in vars(feed.waits).items():
                     setattr(totals, name, getattr(before, name) + seconds - getattr(waited, name))
-            if stopped:
+            if wished == Wish.STOP:
                 return False
+            if wished == Wish.SAVE and save:
+                save()
             if due and progress.late(steps_done):
                 progress.show(
                     steps_done, totals.loss, totals.images_per_second, totals.wait_share

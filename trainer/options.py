@@ -21,7 +21,8 @@ Command = Callable[..., Any]
 
 def run_options(command: Command) -> Command:
     """Adds every option of a run to a click command, in the order of its help."""
-    return _with_options(command, [*RECIPE, *FEEDING, *STAGING, *MACHINE, *PROCESSES, *COMFORTS])
+    groups = (RECIPE, FEEDING, STAGING, MACHINE, PROCESSES, SAVING, COMFORTS)
+    return _with_options(command, [option for group in groups for option in group])
 
 
 def staging_options(command: Command) -> Command:
@@ -210,6 +211,22 @@ PROCESSES = (
         type=float,
         default=600.0,
         help="After which a process that does not answer the others is taken for crashed.",
+    ),
+)
+SAVING = (
+    click.option(
+        "--save-every-minutes",
+        type=float,
+        metavar="M",
+        help="Save every so many minutes too, in mid-epoch, so that a crash costs no more than "
+        "that.  [default: at the end of each epoch only]",
+    ),
+    click.option(
+        "--save-every-epochs",
+        type=int,
+        metavar="N",
+        help="Keep the checkpoint of every N-th epoch, as epoch-0010.safetensors.  [default: the "
+        "last and the best only]",
     ),
 )
 COMFORTS = (

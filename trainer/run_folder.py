@@ -1,4 +1,4 @@
-"""The folder of a run, in which the first rank writes, and prints, for all of them."""
+"""The folder of a run, in which the first rank writes metrics, and prints, for all of them."""
 
 import json
 import sys
@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from pipeline.atomic import is_local, write_whole
+from pipeline.atomic import is_local, remove_temporaries, write_whole
 from pipeline.loader import Batch
 from pipeline.messages import explain
-from trainer.checkpoint import Checkpoint, save_checkpoint
 from trainer.collectives import Group
 from trainer.config import claim_folder
+from trainer.folder_lock import FolderLock
 from trainer.loop import Feed
 from trainer.metrics import Report
 from trainer.model import AlexNet
@@ -34,7 +34,7 @@ SHARDS_NAME = "shards.json"  # where the run's shards lay when it was last start
 
 
 class RunFolder:
-    """Checkpoints and metrics of a run; every rank calls everything, in the same order.
+    """Configuration and metrics of a run; every rank calls everything, in the same order.
 
     A disk that is full stops no training: what could not be written is told, and what was there
     stays. ranks: all of them; device: through which they exchange.
@@ -45,6 +45,7 @@ class RunFolder:
     ) -> None:
         self.path = path
         self._ranks, self._device = ranks, device
+        self._lock = FolderLock(path)
         self._draws = tensorboard and ranks.rank == 0
         self._sinks = Sinks(path, tensorboard=tensorboard)
 
@@ -53,9 +54,14 @@ class RunFolder:
         return self._ranks.rank == 0
 
     def claim(self, description: dict[str, Any], shards: Path) -> None:
-        """Makes the folder, or ValueError; see config.claim_folder. Notes where the shards lie."""
+        """Makes the folder this run's own, or ValueError: see config.claim_folder, FolderLock.
+
+        Removes what killed runs were writing, and notes where the shards lie.
+        """
         if self._is_first:
             claim_folder(self.path, description)
+            self._lock.take()
+            remove_temporaries(self.path)
         text = json.dumps({"folder": str(shards.absolute() if is_local(shards) else shards)})
         path = self.path / SHARDS_NAME
         self._write(str(path), partial(write_whole, path, text.encode() + b"\n"))
@@ -101,22 +107,15 @@ class RunFolder:
             kernels = kernel_pictures(model.conv1.weight)
             self._sinks.draw("kernels", tiled(kernels, KERNELS_PER_ROW, KERNEL_SCALE), step)
 
-    def save(self, name: str, checkpoint: Checkpoint) -> bool:
-        """Whether the checkpoint was written; the same answer on every rank."""
-        path = self.path / name
-        return self._write(str(path), partial(save_checkpoint, path, checkpoint))
-
     def close(self) -> None:
-        """Ends TensorBoard's thread."""
+        """Ends TensorBoard's thread, and lets another run have the folder."""
         self._sinks.close()
+        self._lock.close()
 
-    def _write(self, what: str, write: Callable[[], None]) -> bool:
-        done = True
+    def _write(self, what: str, write: Callable[[], None]) -> None:
         if self._is_first:
             try:
                 write()
             except OSError as error:
-                done = False
                 told = f"warning: {what} not written: {explain(error)}; training goes on"
                 print(told, file=sys.stderr, flush=True)
-        return bool(self._ranks.broadcast(torch.tensor(int(done), device=self._device)))

@@ -11,6 +11,7 @@ from pipeline.loader import Batch, Loader
 from pipeline.manifest import Dataset
 from trainer.ceiling import first_batch, measure_ceiling
 from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint_writer import BEST_NAME, LAST_NAME, CheckpointWriter, epoch_name
 from trainer.config import (
     RunConfig,
     asked_preset,
@@ -29,10 +30,7 @@ from trainer.precision import explain_precision
 from trainer.run_folder import RunFolder
 from trainer.state import ResumableFeed, capture, restore
 from trainer.weight_report import weight_table
-from trainer.world import Agreement, World
-
-LAST_NAME = "last.safetensors"
-BEST_NAME = "best.safetensors"
+from trainer.world import Agreement, Wish, World
 
 
 class Session:
@@ -52,13 +50,17 @@ class Session:
         )
         self.totals = Totals()
         self.epoch = 0  # finished epochs
-        self.best_top1_error = 2.0  # worse than any
+        self.best_top1_error = self._best_before = 2.0  # worse than any
         self.ceiling: float | None = None  # images per second of the step alone
         self.last_report: Report | None = None  # of this process
         self.model = parts.model()
         self.records.claim(self.description, config.shards)
+        self.writer = CheckpointWriter(
+            self.folder, self.layout.ranks, self.device, config.save_every_minutes
+        )
         with ExitStack() as stack:
             stack.callback(self.records.close)
+            stack.callback(self.writer.close)
             self.train_feed, self.val_feed = self._open_feeds(stack)
             self.trainer = parts.trainer(self.model, len(self.train_feed))
             self._introduce(config, parts.dataset)
@@ -69,7 +71,7 @@ class Session:
         """Trains to the last epoch, or to the last step where steps are limited.
 
         Returns False where a signal stopped it, to be resumed. ValueError where the loss is no
-        longer finite; the last checkpoint stays.
+        longer finite; the last checkpoint stays. OSError where that of the end is not written.
         """
         if self.epoch >= self.num_epochs:
             done = f"all {self.num_epochs} epochs are done; nothing to do"
@@ -80,12 +82,18 @@ class Session:
         with stop_request(quiet=not self.world.is_first) as asked:
             while self.epoch < self.num_epochs and not self._at_limit:
                 try:
-                    if not self._run_epoch(lambda: agreed(asked()) or self._at_limit):
+                    if not self._run_epoch(lambda: self._wish(agreed, asked())):
                         self._save(LAST_NAME)
                         break
                 except FloatingPointError as error:
+                    self._settle()
                     raise ValueError(self._diverged(error)) from error
         agreed.settle()
+        if LAST_NAME in self._settle() and self.epoch == self.num_epochs:
+            raise OSError(
+                f"the run has ended, but its last checkpoint is not in {self.folder}; the same "
+                f"command trains again from the one before it"
+            )
         if self.epoch == self.num_epochs:
             return True
         command = "the same command" + (" without --limit-steps" if self._at_limit else "")
@@ -103,7 +111,7 @@ class Session:
         return self.preset.training.epochs
 
     def close(self) -> None:
-        """Ends the threads of the loaders and of TensorBoard."""
+        """Ends the threads of the loaders, of TensorBoard and, when it has written, of saving."""
         self._loaders.close()
 
     def __enter__(self) -> "Session":
@@ -130,7 +138,13 @@ class Session:
         self.records.say(f"the step alone, on one batch: {ceiling:,.0f} images/s")
         return ceiling
 
-    def _run_epoch(self, stop: Callable[[], bool]) -> bool:
+    def _wish(self, agreed: Agreement, stop_asked: bool) -> Wish:
+        """What is to be done between two steps, on all ranks."""
+        due = Wish.SAVE if self.writer.is_due else Wish.NOTHING
+        granted = agreed(Wish.STOP if stop_asked else due)
+        return Wish.STOP if self._at_limit else granted
+
+    def _run_epoch(self, wish: Callable[[], Wish]) -> bool:
         """Trains what is left of the epoch, validates, saves, reports; False where stopped."""
         num_steps = len(self.train_feed)
         title = f"epoch {self.epoch + 1}/{self.num_epochs}"
@@ -147,7 +161,9 @@ class Session:
             last=self.last_report,
         ) as progress:
             feed = self.records.shown(self.train_feed, self.trainer.step)
-            if not self.trainer.train_epoch(feed, self.totals, progress, stop):
+            if not self.trainer.train_epoch(
+                feed, self.totals, progress, wish, lambda: self._save(LAST_NAME)
+            ):
                 return False
         start = time.perf_counter()
         tested = self.trainer.tested_model()
@@ -159,7 +175,7 @@ class Session:
         return True
 
     def _finish_epoch(self, errors: Errors, val_seconds: float) -> None:
-        """Counts the epoch as done, and saves: best first, so last never names a lost one."""
+        """Counts the epoch as done, tells of it and saves."""
         trainer, totals = self.trainer, self.totals
         report = Report(
             epoch=self.epoch + 1,
@@ -185,13 +201,8 @@ class Session:
         self.epoch += 1
         self.last_report = report
         self.totals = Totals()
-        best = self.best_top1_error
-        if errors.top1_error < best:
-            self.best_top1_error = errors.top1_error
-            if not self._save(BEST_NAME):
-                self.best_top1_error = best
         self.records.append(report)
-        self._save(LAST_NAME)
+        self._save_epoch(errors)
         self.records.say(report.line(self.num_epochs))
         if report.weights:
             self.records.say(weight_table(report.weights, report.step))
@@ -204,15 +215,38 @@ class Session:
             f"learning_rate={self.preset.training.learning_rate / 3:.2g}, with another --out"
         )
 
-    def _save(self, name: str) -> bool:
-        """Whether a checkpoint was written, on every rank alike."""
+    def _save_epoch(self, errors: Errors) -> None:
+        """Begins to save a finished epoch: the best first, so that no later one names a lost one.
+
+        Should it be lost, they say that the best is what was the best before.
+        """
+        self._settle()
+        every, names = self.config.save_every_epochs, [LAST_NAME]
+        if every is not None and self.epoch % every == 0:
+            names.append(epoch_name(self.epoch))
+        self._best_before = self.best_top1_error
+        if errors.top1_error < self.best_top1_error:
+            names.insert(0, BEST_NAME)
+            self.best_top1_error = errors.top1_error
+        self._save(*names)
+
+    def _save(self, *names: str) -> None:
+        """Begins to save the run as it is now; every rank calls it."""
+        self._settle()
         progress = {
             "epoch": self.epoch,
             "best_top1_error": self.best_top1_error,
             "totals": vars(self.totals),
         }
         checkpoint = capture(self.trainer, self.train_feed, self.description, progress)
-        return self.records.save(name, checkpoint)
+        self.writer.begin(names, checkpoint, {"best_top1_error": self._best_before})
+
+    def _settle(self) -> tuple[str, ...]:
+        """Waits for the checkpoints that are being written; those that were lost."""
+        lost = self.writer.settle()
+        if BEST_NAME in lost:
+            self.best_top1_error = self._best_before
+        return lost
 
     def _resume(self) -> None:
         """Takes up the last checkpoint where there is one, and drops what was told after it."""

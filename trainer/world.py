@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from enum import IntEnum
 
 import torch
 import torch.distributed as dist
@@ -86,11 +87,20 @@ def joined(device: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Wo
     dist.destroy_process_group()  # not after an error: it could wait for a rank that is lost
 
 
+class Wish(IntEnum):
+    """What a rank wants between two steps; of several wishes the greatest is granted."""
+
+    NOTHING = 0
+    SAVE = 1  # a checkpoint, and on
+    STOP = 2  # with a checkpoint
+
+
 class Agreement:
     """A wish of any rank, granted to all of them in the same step; no step waits for it.
 
-    Each step calls it with this rank's wish. Every so many steps the wishes are sent off, and
-    the answer is read as many steps later. Where there is one rank a wish is granted at once.
+    Each step calls it with this rank's wish, again until it is granted. Every so many steps the
+    wishes are sent off, and the answer is read as many steps later. Where there is one rank a
+    wish is granted at once.
     """
 
     def __init__(self, world: World) -> None:
@@ -100,16 +110,16 @@ class Agreement:
         self._wish = torch.zeros(1, dtype=torch.int32)  # on the CPU: gloo, whatever the device
         self._sent: dist.Work | None = None
 
-    def __call__(self, wish: bool) -> bool:
-        """Whether the ranks agreed; every rank calls it at the same steps."""
+    def __call__(self, wish: Wish) -> Wish:
+        """What the ranks agreed on; every rank calls it at the same steps."""
         if self._alone:
             return wish
         self._num_calls += 1
         if self._num_calls % self._every_steps:
-            return False
+            return Wish.NOTHING
         self.settle()
-        granted = bool(self._wish.item())
-        self._wish.fill_(granted or wish)
+        granted = Wish(int(self._wish.item()))
+        self._wish.fill_(Wish.NOTHING if granted else wish)  # what is granted was asked for twice
         self._sent = dist.all_reduce(self._wish, op=dist.ReduceOp.MAX, async_op=True)
         return granted
 

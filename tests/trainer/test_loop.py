@@ -18,6 +18,7 @@ from trainer.model import AlexNet
 from trainer.optimizer import learning_rates
 from trainer.override import override
 from trainer.presets import KRIZ2012, MODERN, PAPER, PRESETS, Preset
+from trainer.world import Wish
 
 each = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: str(preset.name))
 
@@ -53,8 +54,12 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
-def never() -> bool:
-    return False
+def never() -> Wish:
+    return Wish.NOTHING
+
+
+def at(trainer: Trainer, step: int, wish: Wish) -> Wish:
+    return wish if trainer.step == step else Wish.NOTHING
 
 
 @each
@@ -79,7 +84,7 @@ def test_an_epoch_stopped_and_continued_is_the_epoch_undisturbed(
     undisturbed.train_epoch(MadeFeed(6), whole, progress(6), never)
     trainer, totals, feed = make_trainer(preset), Totals(), MadeFeed(6)
     finished = trainer.train_epoch(
-        feed, totals, progress(6), lambda: trainer.step == stop_after
+        feed, totals, progress(6), lambda: at(trainer, stop_after, Wish.STOP)
     )
     assert not finished and feed.state_dict() == {"epoch": 0, "step": stop_after}
     assert trainer.train_epoch(feed, totals, progress(6), never)
@@ -91,8 +96,26 @@ def test_an_epoch_stopped_and_continued_is_the_epoch_undisturbed(
 
 def test_a_stop_at_the_last_step_lets_the_epoch_end() -> None:
     trainer, feed = make_trainer(), MadeFeed(6)
-    assert trainer.train_epoch(feed, Totals(), progress(6), lambda: trainer.step == 6)
+    assert trainer.train_epoch(
+        feed, Totals(), progress(6), lambda: at(trainer, 6, Wish.STOP)
+    )
     assert feed.state_dict() == {"epoch": 1, "step": 0}
+
+
+def test_a_wish_to_save_finds_the_totals_of_the_steps_before_it() -> None:
+    """And training goes on."""
+    trainer, totals, feed, found = make_trainer(), Totals(), MadeFeed(6), []
+
+    def save() -> None:
+        found.append((trainer.step, totals.num_images, totals.loss_sum, feed.state_dict()))
+
+    assert trainer.train_epoch(
+        feed, totals, progress(6), lambda: at(trainer, 2, Wish.SAVE), save
+    )
+    stopped, half, other = make_trainer(), Totals(), MadeFeed(6)
+    stopped.train_epoch(other, half, progress(6), lambda: at(stopped, 2, Wish.STOP))
+    assert found == [(2, half.num_images, half.loss_sum, other.state_dict())]
+    assert trainer.step == 6 and totals.num_images == 24
 
 
 @pytest.mark.parametrize("bad_step", [1, 4, 6])

@@ -12,6 +12,7 @@ from trainer.checkpoint import load_checkpoint
 from trainer.config import RunConfig
 from trainer.session import Session
 from trainer.sinks import MetricsFile
+from trainer.world import Wish
 
 
 def test_a_full_disk_stops_no_training_and_spoils_no_file(
@@ -26,15 +27,17 @@ def test_a_full_disk_stops_no_training_and_spoils_no_file(
         device="cpu",
     )  # fmt: skip
     with Session(asked) as session:
-        assert session._run_epoch(lambda: False)
+        assert session._run_epoch(lambda: Wish.NOTHING)
+        assert session.writer.settle() == ()
         before = (tmp_path / "last.safetensors").read_bytes()
 
         def full(*arguments: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device", "last.safetensors")
 
         with monkeypatch.context() as patch:
-            patch.setattr("trainer.checkpoint.write_whole", full)
-            assert session.run()
+            patch.setattr("trainer.checkpoint.whole_file", full)
+            with pytest.raises(OSError, match="run has ended, but its last checkpoint is not in"):
+                session.run()
         assert session.epoch == 3
     assert (tmp_path / "last.safetensors").read_bytes() == before
     err = capsys.readouterr().err

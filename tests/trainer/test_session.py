@@ -16,6 +16,7 @@ from tests.conftest import compute_statistics, prepare_here, write_source
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import RunConfig
 from trainer.session import Session
+from trainer.world import Wish
 
 
 def config(shards: Path, out: Path, **options: Any) -> RunConfig:
@@ -137,7 +138,7 @@ def test_a_run_killed_after_an_epoch_drops_the_metrics_past_its_checkpoint(
     preset, whole = undisturbed
     train(shard_folder, tmp_path, preset=preset)
     with Session(config(shard_folder, tmp_path / "one", preset=preset)) as session:
-        session._run_epoch(lambda: False)
+        session._run_epoch(lambda: Wish.NOTHING)
     (tmp_path / "last.safetensors").write_bytes((tmp_path / "one/last.safetensors").read_bytes())
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 3, "step": 1')

@@ -16,6 +16,7 @@ from trainer.override import override
 from trainer.presets import KRIZ2012
 from trainer.session import Session
 from trainer.start import load_pretrained
+from trainer.world import Wish
 
 CLASSES = ("bee", "cat", "dog")
 STAR = override(KRIZ2012, {"conv6": 256})
@@ -132,7 +133,7 @@ def test_pre_training_then_fine_tuning(shard_folder: Path, tmp_path: Path) -> No
     )
     with Session(tuning) as session:
         before = {k: v.clone() for k, v in session.model.state_dict().items()}
-        session._run_epoch(lambda: False)
+        session._run_epoch(lambda: Wish.NOTHING)
         rates = learning_rates(session.trainer.optimizer)
     pre = load_checkpoint(tmp_path / "first" / "last.safetensors").model
     assert all(torch.equal(before[k], pre[k]) != k.startswith("fc8.") for k in before)

@@ -7,7 +7,7 @@ from torch._C._distributed_c10d import HashStore
 
 from tests.trainer.ranks import run_ranks
 from trainer import world
-from trainer.world import AGREE_STEPS, Agreement, World, explain_loss, joined
+from trainer.world import AGREE_STEPS, Agreement, Wish, World, explain_loss, joined
 
 CPU = torch.device("cpu")
 
@@ -29,11 +29,13 @@ def granted_in_each() -> list[int | None]:
 
 
 def granted(device: str, wishes: dict[int, int], num_steps: int) -> int | None:
-    """The first step, from 1, in which a wish was granted; wishes: rank -> step of its wish."""
+    """The step, from 1, in which a wish was granted; wishes: rank -> step of its wish."""
     agreed, found = Agreement(here(device)), None
     for step in range(1, num_steps + 1):
-        wish = wishes.get(dist.get_rank()) == step
-        if agreed(wish) and found is None:
+        mine = wishes.get(dist.get_rank(), num_steps + 1)
+        wish = Wish.STOP if found is None and step >= mine else Wish.NOTHING
+        if agreed(wish) == Wish.STOP:
+            assert found is None
             found = step
     agreed.settle()
     return found
@@ -45,7 +47,7 @@ def test_a_wish_of_one_rank_is_granted_to_all_in_the_same_step() -> None:
 
 def test_a_process_alone_agrees_at_once() -> None:
     agreed = Agreement(World(device=CPU))
-    assert not agreed(False) and agreed(True)
+    assert [agreed(wish) for wish in Wish] == list(Wish)
 
 
 def test_without_a_launcher_there_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
