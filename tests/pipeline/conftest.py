@@ -110,7 +110,7 @@ def s3_server() -> Iterator[dict[str, str]]:
     """The environment in which s3:// leads to an empty bucket `bucket` on this machine."""
     moto = pytest.importorskip("moto.server", reason="moto is not installed (fullfeed[slow])")
     boto3: Any = pytest.importorskip("boto3")
-    pytest.importorskip("s3fs", reason="s3fs is not installed (fullfeed[s3])")
+    s3fs: Any = pytest.importorskip("s3fs", reason="s3fs is not installed (fullfeed[s3])")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
@@ -124,5 +124,6 @@ def s3_server() -> Iterator[dict[str, str]]:
         for name, value in environment.items():
             patch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="bucket")
+        s3fs.S3FileSystem.clear_instance_cache()  # those of an earlier test know its port
         yield environment
     server.stop()
