@@ -7,9 +7,9 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-Result = TypeVar("Result")
+from pipeline.latch import SIGNAL_SECONDS
 
-SIGNAL_SECONDS = 1.0  # a signal that came just before a wait began is seen once it is over
+Result = TypeVar("Result")
 
 
 class Ahead(Generic[Result]):
@@ -40,33 +40,45 @@ class Ahead(Generic[Result]):
 
     def take(self) -> Result:
         """The result of the oldest call not taken yet; waits for it, raises what it raised."""
-        while True:
-            with suppress(Empty):
-                result, error = self._done.get(timeout=SIGNAL_SECONDS)
-                break
+        result, error = self._outcome()
         if error is not None:
             raise error
         taken: Result = result
         return taken
 
-    def clear(self) -> None:
-        """Forgets all that was asked for; no call is being made when this returns."""
-        if not self._thread.is_alive():
+    def clear(self, then: Callable[[], object] = lambda: None) -> None:
+        """Forgets all that was asked for, and has a last call made; raises what that raised.
+
+        No call is being made when this returns. Interrupted (Ctrl-C), it may be called again.
+        """
+        # Not is_alive(): interrupted, Python 3.11 and 3.12 take a thread that runs for ended.
+        if not self._end.alive:
             return  # closed
         with suppress(Empty):
             while True:
                 self._asked.get_nowait()
         # Not by counting: an interrupt (Ctrl-C) in ask() or take() would leave the count wrong.
         mark = object()
+        self._asked.put((then, ()))
         self._asked.put((lambda: mark, ()))
-        while self._done.get()[0] is not mark:
-            pass
+        last_error: BaseException | None = None
+        while (outcome := self._outcome())[0] is not mark:
+            last_error = outcome[1]
+        if last_error is not None:
+            raise last_error
 
     def close(self) -> None:
         """Ends the thread; closing twice is harmless."""
         self.clear()
         self._end()
         self._thread.join()
+
+    def _outcome(self) -> tuple[Any, BaseException | None]:
+        """Of the oldest call not taken yet: its result, or what it raised; waits for it."""
+        while True:
+            with suppress(Empty):
+                outcome: tuple[Any, BaseException | None] = self._done.get(timeout=SIGNAL_SECONDS)
+                return outcome
 
 
 def _make_calls(asked: SimpleQueue[Any], done: SimpleQueue[Any]) -> None:

@@ -11,7 +11,8 @@ class Driver:
 
     Feeding DALI and taking from it costs 4 µs an image in batches of 128, handing the result from
     one thread to another a tenth of that. As soon as a step was taken, the next is waited for.
-    (On a GPU the consumer's own stream has to take it.)
+    (On a GPU the consumer's own stream has to take it.) All but `prepare` is called in that
+    thread, so Ctrl-C, which Python raises in the main thread, interrupts nothing the backend does.
     """
 
     still_reading = None  # in the host's memory a step is taken when its bytes were read
@@ -44,14 +45,13 @@ class Driver:
 
     def clear(self) -> None:
         """Forgets all that was submitted."""
-        self._ahead.clear()
         self._num_submitted, self._is_asked = 0, False
-        self._backend.clear()
+        self._ahead.clear(then=self._backend.clear)
 
     def close(self) -> None:
-        """Ends the thread, then the backend."""
+        """Ends the backend, then the thread."""
+        self._ahead.clear(then=self._backend.close)
         self._ahead.close()
-        self._backend.close()
 
     def _ask(self) -> None:
         self._ahead.ask(self._backend.take)

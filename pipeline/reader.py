@@ -3,15 +3,15 @@
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from isal.isal_zlib import crc32  # ten times as fast as zlib's
 from numpy.typing import NDArray
 
-from pipeline.ahead import SIGNAL_SECONDS
+from pipeline.latch import Latch
 from pipeline.open_shards import ShardSource
 from pipeline.order import Rows
 from pipeline.ranges import shown
@@ -31,6 +31,17 @@ class StepBytes:
 
     data: NDArray[np.uint8]
     sizes: NDArray[np.int32]  # (N, 1)
+
+
+@dataclass
+class _Request:
+    """A step being read into buffer `slot`. errors: by the number of the part that failed."""
+
+    slot: int
+    step: StepBytes
+    parts: Latch
+    errors: dict[int, BaseException] = field(default_factory=dict)
+    is_dropped: bool = False
 
 
 class Reader:
@@ -67,7 +78,7 @@ class Reader:
         ]
         self._still_read: list[Wait | None] = [None] * depth  # of each buffer
         self._free = deque(range(depth))
-        self._requested: deque[tuple[int, StepBytes, list[Future[None]]]] = deque()
+        self._requested: deque[_Request] = deque()
         self._taken: deque[int] = deque()
         self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="fullfeed-read")
@@ -80,43 +91,39 @@ class Reader:
     @property
     def is_ready(self) -> bool:
         """Whether the oldest request has been read, so that take() would not wait."""
-        return bool(self._requested) and all(part.done() for part in self._requested[0][2])
+        return bool(self._requested) and self._requested[0].parts.is_open
 
     def request(self, rows: Rows) -> StepBytes:
         """Begins to read the images of these index rows, int64 (N,), N within 1..max_rows.
 
-        Returns where they come to lie: to be looked at when they were taken. May be called in
-        another thread than the rest, by one at a time.
+        Returns where they come to lie: to be looked at when they were taken. Called in a thread
+        that gets no signals (Ctrl-C), which may be another than that of the rest.
         """
         slot = self._free.popleft()
         buffer = self._buffers[slot]
         chosen = self._index[rows]
         buffer.sizes[: len(rows), 0] = chosen["size"] - self._header_bytes
         # Rows are sorted by shard and offset: each thread gets a run of neighbours on the disk.
-        by_place = np.argsort(rows)
-        parts = [
-            self._pool.submit(self._read, slot, places.tolist(), chosen[places])
-            for places in np.array_split(by_place, min(self._num_threads, len(rows)))
-        ]
+        parts = np.array_split(np.argsort(rows), min(self._num_threads, len(rows)))
         step = StepBytes(buffer.data[: len(rows)], buffer.sizes[: len(rows)])
-        self._requested.append((slot, step, parts))
+        request = _Request(slot, step, Latch(len(parts)))
+        for number, places in enumerate(parts):
+            self._pool.submit(self._read_part, request, number, places.tolist(), chosen[places])
+        self._requested.append(request)
         return step
 
     @shown("wait for bytes")
     def take(self) -> StepBytes:
         """The oldest request's bytes, valid until it is released; waits until they are read."""
-        slot, step, parts = self._requested[0]
+        request = self._requested[0]
         # All end, also where one fails: the buffer may be given to another step then. Interrupted
         # here (Ctrl-C), the step stays requested, and clear() waits for it.
-        while wait(parts, SIGNAL_SECONDS).not_done:
-            pass
-        errors = [part.exception() for part in parts]
-        self._taken.append(slot)
+        request.parts.wait()
+        self._taken.append(request.slot)
         self._requested.popleft()
-        for error in errors:
-            if error is not None:
-                raise error
-        return step
+        if request.errors:
+            raise request.errors[min(request.errors)]
+        return request.step
 
     def release(self, still_reading: Wait | None = None) -> None:
         """Gives the buffer of the oldest step taken back to be read into.
@@ -129,12 +136,10 @@ class Reader:
 
     def clear(self) -> None:
         """Forgets every request; what was taken counts as released."""
-        for _, _, parts in self._requested:
-            for part in parts:
-                part.cancel()
-            for part in parts:
-                if not part.cancelled():
-                    part.exception()  # waits: the buffer is written no more
+        for request in self._requested:
+            request.is_dropped = True
+        for request in self._requested:
+            request.parts.wait()  # its buffer is written no more
         self._requested.clear()
         self._taken.clear()
         self._free = deque(range(len(self._buffers)))
@@ -144,6 +149,18 @@ class Reader:
         self.clear()
         self._pool.shutdown()
         self._shards.close()
+
+    def _read_part(
+        self, request: _Request, number: int, places: list[int], chosen: Index
+    ) -> None:
+        """Reads part `number` of a request, in one of the pool's threads."""
+        try:
+            if not request.is_dropped:
+                self._read(request.slot, places, chosen)
+        except BaseException as error:  # raised again by take()
+            request.errors[number] = error
+        finally:
+            request.parts.count_down()
 
     @shown("read")
     def _read(self, slot: int, places: list[int], chosen: Index) -> None:

@@ -129,9 +129,9 @@ class Renderer:
         """Opens the backend again with the fastest threads and decoder load; work: real images."""
         self.backend.close()
         choices = alternatives(self.settings, exact=self._config.exact)
-        open_one = partial(open_backend, self.name)
+        open_one = partial(_open_driven, self.name)
         self.settings = fastest(choices, open_one, work, self._handover.settle)
-        self.backend = _driven(open_one(self.settings), self.settings)
+        self.backend = open_one(self.settings)
 
     def unread(self, rows: Rows) -> NDArray[np.int64]:
         """The positions in a step, of these index rows, of the images that are to be read."""
@@ -209,6 +209,10 @@ def _host_store(num_images: int, num_ranks: int, name: str) -> HostStore:
             f"--resident: {num_ranks} ranks cannot share their images in {FOLDER} "
             f"({error.strerror}); give it more room (docker run --shm-size), or leave it out"
         ) from error
+
+
+def _open_driven(name: str, settings: RenderSettings) -> Backend:
+    return _driven(open_backend(name, settings), settings)
 
 
 def _driven(backend: Backend, settings: RenderSettings) -> Backend:

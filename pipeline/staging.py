@@ -11,7 +11,9 @@ import hashlib
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +62,8 @@ class Stage:
         self._failed: dict[int, str] = {}
         self._full_since: tuple[float, str] | None = None
         self._changed = threading.Condition()  # guards all of the above
-        self._wake = threading.Event()
+        # Not an event: Ctrl-C in Event.set() would leave its lock taken; see pipeline/latch.py.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -84,13 +87,13 @@ class Stage:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="fullfeed-stage", daemon=True)
             self._thread.start()
-        self._wake.set()
+        self._wake.put(None)
 
     def passed(self, step: int) -> None:
         """Says that every step before `step` was delivered; costs next to nothing."""
         self._step = step
         if step in self._turns:
-            self._wake.set()
+            self._wake.put(None)
 
     def get(self, number: int) -> OpenShard:
         """Shard `number`, as soon as it is there.
@@ -108,7 +111,7 @@ class Stage:
                 self._require_patience(number, started)
                 if number not in self._demanded:
                     self._demanded.add(number)
-                    self._wake.set()
+                    self._wake.put(None)
                 self._changed.wait(IDLE_POLL_SECONDS)  # then looks at the clock
             self._demanded.discard(number)
             return staged
@@ -133,15 +136,17 @@ class Stage:
         """Has all that `close` ends end by itself, and waits for nothing."""
         self.interrupt()
         self._closing.set()
-        self._wake.set()
+        self._wake.put(None)
 
     def _run(self) -> None:
         """Claims what is wanted, whenever that changes or others may have changed the folder."""
         waits = False
         while True:
             poll_seconds = POLL_SECONDS if self._demanded else IDLE_POLL_SECONDS
-            self._wake.wait(poll_seconds if waits else None)
-            self._wake.clear()
+            with suppress(Empty):
+                self._wake.get(timeout=poll_seconds if waits else None)
+                while True:
+                    self._wake.get_nowait()
             if self._closing.is_set():
                 return
             with self._changed:
@@ -222,7 +227,7 @@ class Stage:
             with self._changed:
                 del self._transfers[number]
                 self._changed.notify_all()
-            self._wake.set()
+            self._wake.put(None)
 
     def _put(self, number: int, shard: OpenShard) -> None:
         with self._changed:

@@ -73,6 +73,22 @@ def test_clear_waits_for_the_call_being_made_and_drops_the_others() -> None:
     ahead.close()
 
 
+def test_clear_has_a_last_call_made_and_raises_what_that_raised() -> None:
+    ahead: Ahead[None] = Ahead("test")
+    made: list[str] = []
+    ahead.ask(fail, "forgotten")  # type: ignore[arg-type]  # it returns nothing
+    ahead.clear(then=lambda: made.append("last"))
+    assert made == ["last"]
+    with pytest.raises(ValueError, match="of the last call"):
+        ahead.clear(then=lambda: fail("of the last call"))
+    ahead.ask(made.append, "after")
+    ahead.take()
+    assert made == ["last", "after"]
+    ahead.close()
+    ahead.clear(then=lambda: made.append("of a closed one"))
+    assert made == ["last", "after"]
+
+
 class InterruptedQueue:
     """A queue in whose method Ctrl-C arrives: before or after it did what it is there for."""
 

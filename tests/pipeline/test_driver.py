@@ -35,9 +35,11 @@ class Echo:
         return step
 
     def clear(self) -> None:
+        self.threads.add(threading.get_ident())
         self.waiting.clear()
 
     def close(self) -> None:
+        self.threads.add(threading.get_ident())
         self.calls.append("close")
 
 
@@ -50,9 +52,11 @@ def test_steps_come_in_order_and_the_caller_s_thread_renders_none() -> None:
     found = [driver.take(), driver.take()]
     driver.submit("d")
     found += [driver.take(), driver.take()]
+    driver.clear()
+    driver.close()
     driver.close()
     assert found == ["a", "b", "c", "d"]
-    assert echo.calls[-1] == "close"
+    assert echo.calls[-1] == "close" and echo.calls.count("close") == 1
     assert len(echo.threads) == 1 and threading.get_ident() not in echo.threads
 
 

@@ -286,7 +286,7 @@ def test_interrupted_while_it_waits_no_buffer_is_given_away_that_is_still_writte
     monkeypatch.setattr(os, "preadv", read_late)
     reader.request(rows[:8])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pipeline.reader.wait", interrupted)
+        patch.setattr("pipeline.latch.Latch.wait", interrupted)
         reader.take()
     threading.Timer(0.2, go.set).start()
     reader.clear()
