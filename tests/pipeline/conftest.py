@@ -1,8 +1,8 @@
-"""Object stores on this machine that tests share: a web server that fails on demand, and S3."""
+"""What tests share: loaders, and object stores on this machine (a web server that fails, S3)."""
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 import pipeline.transfer
+from pipeline.loader import Batch, Loader, LoaderConfig
 
+BATCH = 8
+Open = Callable[..., Loader]
 FAULTS = {  # of a web server, and what a message says of each
     "refuse": "503",
     "cut": "ended after|not completed|payload",
@@ -127,3 +130,32 @@ def s3_server() -> Iterator[dict[str, str]]:
         s3fs.S3FileSystem.clear_instance_cache()  # those of an earlier test know its port
         yield environment
     server.stop()
+
+
+@pytest.fixture(params=["numpy", "dali-cpu"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """A backend that needs no GPU."""
+    if request.param.startswith("dali"):
+        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+    return str(request.param)
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens loaders (batch 8, numpy unless asked otherwise) and closes them after the test."""
+    loaders: list[Loader] = []
+
+    def open_loader(folder: Path, **changes: Any) -> Loader:
+        chosen: dict[str, Any] = {"batch_size": BATCH, "threads": 2, "backend": "numpy", **changes}
+        loaders.append(Loader(LoaderConfig(shards=folder, **chosen)))
+        return loaders[-1]
+
+    yield open_loader
+    for loader in loaders:
+        loader.close()
+
+
+def kept(batch: Batch) -> tuple[bytes, list[int], list[int], list[list[int]]]:
+    """All of a batch, comparable and independent of the loader's buffers."""
+    images = batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
+    return images, batch.labels.tolist(), batch.ids.tolist(), batch.crop.tolist()

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,51 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from isal.isal_zlib import crc32
 
 from pipeline.calibrate import fastest
 from pipeline.draws import centre_draws, draws, lighting_offsets
 from pipeline.images import decode_stored
-from pipeline.loader import Batch, Loader, LoaderConfig
+from pipeline.loader import Batch, Loader
 from pipeline.manifest import open_dataset, write_dataset
 from pipeline.moments import PCA_NAME, read_statistics
 from pipeline.order import Window, order
-from pipeline.reference import NumpyBackend, render
+from pipeline.reference import render
 from pipeline.shards import write_index
-from tests.conftest import compute_statistics, flip_byte, prepare_here, write_source
+from tests.conftest import compute_statistics, prepare_here, write_source
+from tests.pipeline.conftest import BATCH, Open, kept
 
-BATCH = 8
 NUM_TRAIN, NUM_VAL = 39, 15
-Open = Callable[..., Loader]
-
-
-@pytest.fixture(params=["numpy", "dali-cpu"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """A backend that needs no GPU."""
-    if request.param.startswith("dali"):
-        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
-    return str(request.param)
-
-
-@pytest.fixture
-def opened() -> Iterator[Open]:
-    """Opens loaders (batch 8, numpy unless asked otherwise) and closes them after the test."""
-    loaders: list[Loader] = []
-
-    def open_loader(folder: Path, **changes: Any) -> Loader:
-        chosen: dict[str, Any] = {"batch_size": BATCH, "threads": 2, "backend": "numpy", **changes}
-        loaders.append(Loader(LoaderConfig(shards=folder, **chosen)))
-        return loaders[-1]
-
-    yield open_loader
-    for loader in loaders:
-        loader.close()
-
-
-def kept(batch: Batch) -> tuple[bytes, list[int], list[int], list[list[int]]]:
-    """All of a batch, comparable and independent of the loader's buffers."""
-    images = batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
-    return images, batch.labels.tolist(), batch.ids.tolist(), batch.crop.tolist()
 
 
 def ids_of(loader: Loader) -> list[int]:
@@ -629,60 +598,6 @@ def test_folders_without_shards_or_splits_are_refused(
         opened(shard_folder, split="test")
 
 
-def test_a_shard_damaged_under_the_loader_is_named_and_nothing_hangs(
-    shard_copy: Path, backend: str, opened: Open
-) -> None:
-    dataset = open_dataset(shard_copy)
-    rows = order([shard.samples for shard in dataset.split("train").shards], seed=0, epoch=0)
-    row = dataset.index("train")[rows[3 * BATCH + 2]]  # of the last step
-    path = shard_copy / f"train-{row['shard']:06d}.tar"
-    loader = opened(shard_copy, backend=backend, prefetch=1)
-    original = path.read_bytes()
-    flip_byte(path, int(row["offset"]) + 60)
-    delivered = []
-    with pytest.raises(ValueError, match=rf"{path}, sample {row['id']}: other bytes"):
-        for batch in loader:
-            delivered.append(batch.ids.tolist())
-    assert len(delivered) == loader.step < len(loader)
-    path.write_bytes(original)  # mended: the loader goes on where it was
-    delivered += [batch.ids.tolist() for batch in loader]
-    assert delivered == [batch.ids.tolist() for batch in opened(shard_copy)]
-
-
-def test_bytes_as_written_that_are_no_image_name_shard_and_sample(
-    shard_copy: Path, backend: str, opened: Open
-) -> None:
-    dataset = open_dataset(shard_copy)
-    rows = dataset.index("train").copy()
-    path = shard_copy / f"train-{rows[20]['shard']:06d}.tar"
-    data = bytearray(path.read_bytes())
-    start, end = int(rows[20]["offset"]), int(rows[20]["offset"] + rows[20]["size"])
-    data[start:end] = bytes(end - start)
-    path.write_bytes(data)
-    rows["crc32"][20] = crc32(bytes(end - start))
-    split = dataclasses.replace(
-        dataset.split("train"), index_sha256=write_index(shard_copy, "train", rows)
-    )
-    splits = {**dataset.splits, "train": split}
-    write_dataset(dataclasses.replace(dataset, splits=splits))
-    loader = opened(shard_copy, backend=backend, batch_size=39)
-    expected = rf"{path}, sample {rows[20]['id']}: .* no image \(.*--repair SOURCE"
-    with pytest.raises(ValueError, match=expected):
-        list(loader)
-    loader.close()
-
-
-def test_no_image_is_blamed_for_what_has_another_cause(
-    raw_shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(self: NumpyBackend) -> None:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(NumpyBackend, "take", no_memory)
-    with pytest.raises(RuntimeError, match="^out of memory$"):
-        list(opened(raw_shard_folder))
-
-
 def test_a_loader_of_another_process_is_refused_where_it_would_hang(
     shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -703,25 +618,6 @@ def test_a_loader_that_cannot_be_calibrated_leaves_no_thread(
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("harm", ["shortened", "missing", "grown in front", "another shard's"])
-def test_a_shard_changed_under_a_running_loader_names_itself_and_the_mend(
-    shard_copy: Path, backend: str, harm: str, opened: Open
-) -> None:
-    loader = opened(shard_copy, backend=backend, batch_size=39)  # no shard is open yet
-    path = shard_copy / "train-000002.tar"
-    original = path.read_bytes()
-    path.unlink()
-    if harm == "shortened":
-        path.write_bytes(original[:1000])
-    elif harm == "grown in front":
-        path.write_bytes(bytes(512) + original)
-    elif harm == "another shard's":
-        shutil.copy(shard_copy / "train-000001.tar", path)
-    mend = "tools/prepare_shards.py" if harm == "missing" else "tools/verify_shards.py .* --repair"
-    with pytest.raises(ValueError, match=rf"{path}.*{mend}"):
-        list(loader)
-
-
 def test_a_shard_that_is_not_of_the_size_written_is_refused_at_once(
     shard_copy: Path, opened: Open
 ) -> None:
@@ -730,20 +626,6 @@ def test_a_shard_that_is_not_of_the_size_written_is_refused_at_once(
         path.write_bytes(data)
         with pytest.raises(ValueError, match=rf"{path} has \d+ bytes.*prepare_shards.py"):
             opened(shard_copy)
-
-
-def test_a_loader_that_failed_can_be_closed(shard_copy: Path, backend: str, opened: Open) -> None:
-    loader = opened(shard_copy, backend=backend)
-    for path in shard_copy.glob("train-*.tar"):
-        flip_byte(path, path.stat().st_size // 2)
-        flip_byte(path, path.stat().st_size // 4)
-        flip_byte(path, 3 * path.stat().st_size // 4)
-    with pytest.raises(ValueError, match="than were written"):
-        list(loader)
-    closing = threading.Thread(target=loader.close, daemon=True)
-    closing.start()
-    closing.join(30)
-    assert not closing.is_alive()
 
 
 def test_a_loader_may_be_closed_twice_and_in_mid_epoch(
@@ -755,3 +637,16 @@ def test_a_loader_may_be_closed_twice_and_in_mid_epoch(
     loader.close()
     if backend == "numpy":  # DALI's threads are not Python's
         assert threading.active_count() == before
+
+
+def test_a_closed_loader_is_refused_where_it_would_hang(
+    shard_folder: Path, backend: str, opened: Open
+) -> None:
+    loader = opened(shard_folder, backend=backend)
+    iterator = iter(loader)
+    next(iterator)
+    loader.close()
+    assert next(iterator, None) is None
+    with pytest.raises(ValueError, match="this loader was closed"):
+        iter(loader)
+    assert loader.state_dict()["step"] == 1
