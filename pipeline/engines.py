@@ -89,16 +89,27 @@ def _advance(added: Tally) -> None:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Ctrl-C waits until the block ends; processes started in it never see one.
 
-    A worker could ignore it by itself only once Python and this module are loaded.
+    They inherit the mask: a worker could ignore Ctrl-C by itself only once Python and this module
+    are loaded. The mask alone does not hold it up here: another thread of this process (BLAS has
+    some) takes the signal, and Python then interrupts the main thread, perhaps before a worker
+    was given what it is to do. In any other thread than the main one there is nothing to hold.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _make_in_worker(task: ShardTask) -> Stages:
@@ -108,8 +119,9 @@ def _make_in_worker(task: ShardTask) -> Stages:
 def _run_in_processes(shards: list[PlannedShard], num_workers: int, report: Report) -> Stages:
     # "spawn": no thread of this process is inherited half-alive, on every system alike.
     context = multiprocessing.get_context("spawn")
-    done: Any = context.Array("q", 3)
-    stop = context.Event()
+    with interrupts_held():  # of multiprocessing's own process, that minds semaphores
+        done: Any = context.Array("q", 3)
+        stop = context.Event()
     stages: Stages = Counter()
     waiting = (shard.task() for shard in shards)  # names go along only now
     pool = ProcessPoolExecutor(num_workers, context, _start_worker, (done, stop))
@@ -118,7 +130,7 @@ def _run_in_processes(shards: list[PlannedShard], num_workers: int, report: Repo
         while True:
             free = 2 * num_workers - len(running)  # a short queue: plans can be long
             for task in islice(waiting, free):
-                with _interrupts_held():
+                with interrupts_held():
                     running.add(pool.submit(_make_in_worker, task))
             if not running:
                 return stages
