@@ -16,6 +16,7 @@ from pipeline.shards import (
     dali_index_text,
     read_index,
     read_rows,
+    read_source_crc32,
     shard_stem,
 )
 from pipeline.transfer import read_file
@@ -139,11 +140,13 @@ def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
             return None
         size = (folder / receipt.shard).stat().st_size
         rows = read_rows(folder, split, number)
+        num_originals = len(read_source_crc32(folder, split, number))
         dali_index = dali_index_path(folder, split, number).read_bytes()
         component = COMPONENTS[receipt.settings["encoding"]]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     whole = size == receipt.bytes and len(rows) == receipt.samples
+    whole = whole and num_originals == receipt.samples + len(receipt.quarantined)
     return receipt if whole and dali_index == dali_index_text(rows, component) else None
 
 

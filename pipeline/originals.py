@@ -71,6 +71,13 @@ class Places(Protocol):
     def num_bytes(self) -> int | None:
         """How large all of them are together; None where only reading would tell."""
 
+    def changed_since(self, time_ns: int) -> list[int]:
+        """The positions of those whose file, or archive, was changed at that time or later.
+
+        By its change time (st_ctime), which no program sets back: changed owners and copies count
+        too. What cannot be looked at is not among them.
+        """
+
 
 @dataclass(frozen=True)
 class FilePlaces:
@@ -100,6 +107,10 @@ class FilePlaces:
         except OSError:
             return None
 
+    def changed_since(self, time_ns: int) -> list[int]:
+        """See Places; of a symbolic link either the link or its file."""
+        return [i for i in range(len(self.names)) if _changed_ns(self.path(i)) >= time_ns]
+
     def path(self, position: int) -> str:
         """The path of a file."""
         return os.path.join(self.root, os.fsdecode(self.names[position]))
@@ -122,10 +133,33 @@ class SpanPlaces:
         """The sum of the members' sizes."""
         return int(self.size.sum())
 
+    def changed_since(self, time_ns: int) -> list[int]:
+        """See Places: all that lie in an archive that was changed."""
+        return positions_in_changed(self.archives, self.archive, time_ns)
+
     def read(self, position: int) -> bytes:
         """The bytes of a member; OSError where the archive has become shorter."""
         path = self.archives[int(self.archive[position])]
         return read_span(path, int(self.offset[position]), int(self.size[position]))
+
+
+def positions_in_changed(
+    files: Sequence[Path], file: NDArray[np.uint32], time_ns: int
+) -> list[int]:
+    """The positions of the originals whose file was changed at that time or later.
+
+    file: (original,), position of each one's in `files`.
+    """
+    changed = [number for number in np.unique(file) if _changed_ns(files[number]) >= time_ns]
+    return np.flatnonzero(np.isin(file, changed)).tolist()
+
+
+def _changed_ns(path: str | Path) -> int:
+    """When a file, or a link to it, was changed last; -1 where it cannot be looked at."""
+    try:
+        return max(os.lstat(path).st_ctime_ns, os.stat(path).st_ctime_ns)
+    except OSError:
+        return -1
 
 
 def read_span(path: Path, offset: int, size: int) -> bytes:

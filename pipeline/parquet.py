@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cores import available_cores
-from pipeline.originals import Ids, Listing, Names, Source, litter, read_span, sorted_listing
+from pipeline.originals import (
+    Ids,
+    Listing,
+    Names,
+    Source,
+    litter,
+    positions_in_changed,
+    read_span,
+    sorted_listing,
+)
 from pipeline.pages import Chunk, Spans, unpack, value_spans
 
 SPLIT_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
@@ -41,6 +50,10 @@ class ParquetPlaces:
     def num_bytes(self) -> int | None:
         """The sum of the images' sizes."""
         return int(self.spans["size"].sum())
+
+    def changed_since(self, time_ns: int) -> list[int]:
+        """See Places: all that lie in a file that was changed."""
+        return positions_in_changed(self.files, self.file, time_ns)
 
     def read(self, position: int) -> bytes:
         """The bytes of one image; OSError where the file is not what it was when it was listed."""

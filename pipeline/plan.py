@@ -1,17 +1,19 @@
 """Which image goes to which shard: a pure function of the source's listing and the settings."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from pipeline.atomic import create_once, is_local
 from pipeline.images import ImageFormat
 from pipeline.manifest import CLAIM_NAME, canonical_hash, read_receipt, receipt_path
-from pipeline.shards import shard_stem
+from pipeline.shards import read_source_crc32, shard_stem
 from pipeline.originals import Ids, Listing, Source
 
 PLAN_VERSION = 1
@@ -147,6 +149,7 @@ def is_finished(shard: PlannedShard) -> bool:
         return False  # perhaps they can be read now
     if task.originals.places.num_bytes() not in (None, receipt.source_bytes):
         _refuse(shard, f"from originals of another size (files of {root} have changed)")
+    _refuse_other_bytes(shard, task)
     return True
 
 
@@ -190,6 +193,25 @@ def claim(source: Source, out: Path, settings: Settings) -> None:
             f"({CLAIM_NAME}); give another --out, or, if that preparation ended, --fresh to "
             "remove what it left and start over"
         )
+
+
+def _refuse_other_bytes(shard: PlannedShard, task: ShardTask) -> None:
+    """ValueError where an original has other bytes now than the shard was made from.
+
+    Only those are read whose file was changed since the receipt was written.
+    """
+    places = task.originals.places
+    written = receipt_path(shard.out, shard.split, shard.number).stat()
+    touched = places.changed_since(written.st_mtime_ns)
+    expected = read_source_crc32(shard.out, shard.split, shard.number) if touched else None
+    for position in touched:
+        try:
+            data = places.read(position)
+        except OSError:
+            continue  # it could be read when the shard was made, which has it
+        if expected is not None and crc32(data) != expected[position]:
+            name = os.fsdecode(task.originals.names[position])
+            _refuse(shard, f"from other bytes of {name} (it has changed in {shard.source.root})")
 
 
 def _refuse(shard: PlannedShard, how: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from pipeline.atomic import is_local, remove_temporaries, sole_writer, write_whole
 from pipeline.images import SIZE_PX, ImageError, decode, decode_stored, encode, fit
@@ -134,7 +135,8 @@ def make_shard(task: ShardTask, advance: Callable[[Tally], None]) -> Stages:
             advance(added)
     assert writer.written is not None
     write_whole(dali_index_path(task.out, task.split, task.number), writer.written.dali_index)
-    write_sums(task.out, task.split, task.number, maker.sums, writer.written.rows)
+    rows = writer.written.rows
+    write_sums(task.out, task.split, task.number, maker.sums, rows, maker.source_crc32)
     write_receipt(task.out, task.number, _receipt(task, maker, writer.written))
     maker.lap("write")
     return maker.stages
@@ -190,11 +192,12 @@ class _Maker:
     def __init__(self, task: ShardTask) -> None:
         self.sums = Sums()
         self.quarantined: list[dict[str, Any]] = []
+        self.source_crc32: list[int] = []  # of every original; 0 where it could not be read
         self.enlarged = 0
         self.tally = Tally()
         self.stages: Stages = Counter()
         self._task = task
-        self._num_bytes, self._was_read = 0, False  # of the original in hand
+        self._num_bytes, self._crc32, self._was_read = 0, 0, False  # of the original in hand
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
@@ -213,16 +216,17 @@ class _Maker:
             images=1, quarantined=int(encoded is None), source_bytes=self._num_bytes
         )
         self.tally += added
+        self.source_crc32.append(self._crc32)
         return encoded, added
 
     def _make(self, position: int) -> bytes | None:
         image_format = self._task.settings.image_format
         originals = self._task.originals
         data = b""
-        self._num_bytes, self._was_read = 0, False
+        self._num_bytes, self._crc32, self._was_read = 0, 0, False
         try:
             data = _read(originals, position)
-            self._num_bytes, self._was_read = len(data), True
+            self._num_bytes, self._crc32, self._was_read = len(data), crc32(data), True
             self.lap("read")
             pixels = decode(data, ignore_orientation=image_format.ignore_orientation)
         except MemoryError as error:

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,14 +152,21 @@ def dali_index_path(folder: Path, split: str, number: int) -> Path:
 
 
 def sums_path(folder: Path, split: str, number: int) -> Path:
-    """Where the exact sums and the index rows of a shard lie."""
+    """Where the exact sums, the index rows and the originals' CRC-32 of a shard lie."""
     return folder / f"{shard_stem(split, number)}.sums.npz"
 
 
-def write_sums(folder: Path, split: str, number: int, sums: Sums, rows: Index) -> None:
-    """Writes a shard's exact sums and its index rows; equal arrays give equal bytes."""
+def write_sums(
+    folder: Path, split: str, number: int, sums: Sums, rows: Index, source_crc32: Sequence[int]
+) -> None:
+    """Writes a shard's exact sums and its index rows; equal arrays give equal bytes.
+
+    source_crc32: of the bytes of every original of the shard, in the order of the plan, those in
+    quarantine included.
+    """
+    crcs = np.array(source_crc32, np.uint32)
     with whole_file(sums_path(folder, split, number)) as file:
-        np.savez(file, allow_pickle=False, **sums.arrays(), rows=rows)
+        np.savez(file, allow_pickle=False, **sums.arrays(), rows=rows, source_crc32=crcs)
 
 
 def read_rows(folder: Path, split: str, number: int) -> Index:
@@ -167,6 +174,13 @@ def read_rows(folder: Path, split: str, number: int) -> Index:
     with _arrays(sums_path(folder, split, number)) as arrays:
         rows: Index = arrays["rows"]
     return rows
+
+
+def read_source_crc32(folder: Path, split: str, number: int) -> NDArray[np.uint32]:
+    """The CRC-32 of the originals of one shard, in the plan's order; errors as above."""
+    with _arrays(sums_path(folder, split, number)) as arrays:
+        found: NDArray[np.uint32] = arrays["source_crc32"]
+    return found
 
 
 def read_sums(folder: Path, split: str, number: int) -> Sums:

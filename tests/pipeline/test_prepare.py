@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.images import ImageFormat, decode, decode_stored, encode, fit
 from pipeline.manifest import DATASET_NAME, QUARANTINE_NAME, open_dataset, read_receipt
@@ -571,6 +572,52 @@ def test_an_original_of_another_size_is_a_changed_source(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="from originals of another size .* have changed"):
         prepare_here(source, tmp_path / "out")
     assert folder_bytes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("form", ["folder", "archive"])
+def test_originals_of_other_bytes_and_the_same_size_are_a_changed_source(
+    tmp_path: Path, form: str
+) -> None:
+    photographs = {f"{i}.jpg": encoded(Image.new("RGB", (9, 9), (40 * i, 0, 0))) for i in range(5)}
+    source, changed = tmp_path / "source", tmp_path / "source/train/n01/3.jpg"
+    if form == "folder":
+        changed.parent.mkdir(parents=True)
+        for name, data in photographs.items():
+            (changed.parent / name).write_bytes(data)
+    else:
+        source = changed = tmp_path / "all.tar"
+        source.write_bytes(tar_of_tars({"n01": photographs}))
+    prepare_here(source, tmp_path / "out", images_per_shard=2)
+    before = folder_bytes(tmp_path / "out")
+    whole, times = changed.read_bytes(), changed.stat()
+    with open(changed, "r+b") as file:  # in the image's own bytes, behind its headers
+        file.seek(whole.index(photographs["3.jpg"]) + len(photographs["3.jpg"]) - 4)
+        file.write(b"\x55")
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))  # as copying programs do
+    expected = r"made from other bytes of train/n01/3\.jpg .*has changed.*--fresh"
+    with pytest.raises(ValueError, match=expected):
+        prepare_here(source, tmp_path / "out", images_per_shard=2)
+    assert folder_bytes(tmp_path / "out") == before
+
+
+def test_originals_that_were_only_touched_are_the_same_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = small_source(tmp_path / "source")
+    (source / "train/ant/link.jpg").symlink_to(source / "train/bee/01.jpg")
+    prepare_here(source, tmp_path / "out")
+    (source / "train/bee/01.jpg").chmod(0o600)
+    read: list[bytes] = []
+    places_read = FilePlaces.read
+
+    def counted(places: FilePlaces, position: int) -> bytes:
+        read.append(places.names[position])
+        return places_read(places, position)
+
+    monkeypatch.setattr(FilePlaces, "read", counted)
+    outcome = prepare_here(source, tmp_path / "out")
+    assert (outcome.num_made, outcome.num_kept) == (0, 3)
+    assert sorted(read) == [b"train/ant/link.jpg", b"train/bee/01.jpg"]  # no others
 
 
 def test_running_out_of_memory_ends_the_run_and_quarantines_nothing(

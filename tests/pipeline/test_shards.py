@@ -19,6 +19,7 @@ from pipeline.shards import (
     index_name,
     read_index,
     read_rows,
+    read_source_crc32,
     read_sums,
     shard_stem,
     tar_member,
@@ -173,11 +174,12 @@ def some_rows(count: int = 5) -> NDArray[np.void]:
 def test_sums_and_rows_come_back_and_equal_arrays_give_equal_bytes(tmp_path: Path) -> None:
     sums = Sums()
     sums.add(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
-    write_sums(tmp_path, "train", 0, sums, some_rows())
-    write_sums(tmp_path, "train", 1, sums, some_rows())
+    for number in (0, 1):
+        write_sums(tmp_path, "train", number, sums, some_rows(), [0, 2**32 - 1])
     first, second = sorted(tmp_path.iterdir())
     assert first.read_bytes() == second.read_bytes()
     np.testing.assert_array_equal(read_rows(tmp_path, "train", 0), some_rows())
+    assert read_source_crc32(tmp_path, "train", 0).tolist() == [0, 2**32 - 1]
     np.testing.assert_array_equal(read_sums(tmp_path, "train", 0).pixel_sum, sums.pixel_sum)
 
 

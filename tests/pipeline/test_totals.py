@@ -55,7 +55,7 @@ def assert_named(folder: Path) -> None:
 def test_sums_of_another_number_of_images_are_refused(shard_copy: Path) -> None:
     dataset = open_dataset(shard_copy)
     sums = merge_sums(dataset, "val")
-    write_sums(shard_copy, "train", 1, sums, dataset.index("val"))
+    write_sums(shard_copy, "train", 1, sums, dataset.index("val"), [])
     assert_named(shard_copy)
 
 

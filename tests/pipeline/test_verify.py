@@ -23,7 +23,7 @@ from pipeline.manifest import (
     open_dataset,
 )
 from pipeline.moments import MEAN_NAME, PCA_NAME
-from pipeline.plan import Settings
+from pipeline.plan import Settings, plan
 from pipeline.repair import repair
 from pipeline.sources import open_source
 from pipeline.verify import Findings, verify_dataset
@@ -324,7 +324,23 @@ def test_originals_of_other_bytes_repair_nothing(tmp_path: Path) -> None:
     other = encoded(Image.new("RGB", (60, 60), (200, 30, 90)))
     for path in (source / "train").rglob("*.jpg"):
         path.write_bytes(other.ljust(path.stat().st_size, b"\0"))  # as large as before
-    with pytest.raises(ValueError, match=r"train-000001"):
+    with pytest.raises(ValueError, match="was made from other bytes of train/"):
+        repaired_from(source, out)
+    assert folder_bytes(out) == before
+
+
+def test_a_lost_shard_whose_originals_are_others_now_is_not_replaced(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", train_per_class=4, val_per_class=1)
+    out = tmp_path / "out"
+    prepare_here(source, out, images_per_shard=3)
+    (out / "train-000001.tar").unlink()
+    before = folder_bytes(out)
+    shards = plan(open_source(source), out, Settings(images_per_shard=3))
+    (lost,) = (s for s in shards if (s.split, s.number) == ("train", 1))
+    original = source / os.fsdecode(lost.task().originals.names[0])
+    other = encoded(Image.new("RGB", (60, 60), (200, 30, 90)))
+    original.write_bytes(other.ljust(original.stat().st_size, b"\0"))
+    with pytest.raises(ValueError, match=r"train-000001.tar, made from .* has SHA-256"):
         repaired_from(source, out)
     assert folder_bytes(out) == before
 
