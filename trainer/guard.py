@@ -12,6 +12,14 @@ from trainer.parallel import ALONE, Layout
 CHECK_STEPS = 100  # at most, between two looks: a look waits until the device has caught up
 
 
+class LossNotFinite(FloatingPointError):
+    """The loss of a step, counted from 1, is no number or without bound."""
+
+    def __init__(self, step: int, loss: float, where: str = "") -> None:
+        super().__init__(f"the loss of step {step} is {loss}{where}")
+        self.step = step
+
+
 class LossRecord:
     """The losses of the last steps; they stay on the device until they are read.
 
@@ -37,8 +45,8 @@ class LossRecord:
     def read(self, last_step: int) -> list[float]:
         """The losses since the last reading, in the order of their steps; forgets them.
 
-        last_step: that of the last loss, counted from 1. FloatingPointError, naming the step and
-        the ranks, where one is not finite. Every rank calls it at the same step.
+        last_step: that of the last loss, counted from 1. LossNotFinite, naming the step and the
+        ranks, where one is not finite. Every rank calls it at the same step.
         """
         if not self._losses:
             return []
@@ -49,7 +57,7 @@ class LossRecord:
             if not math.isfinite(loss):
                 step = last_step + 1 - len(losses) + place
                 where = _told_ranks(shares[place], self._layout.ranks)
-                raise FloatingPointError(f"the loss of step {step} is {loss}{where}")
+                raise LossNotFinite(step, loss, where)
         return losses
 
 

@@ -72,13 +72,14 @@ def launch(command: Sequence[str], *, processes: int, max_restarts: int) -> int:
 def begin_rank() -> None:
     """The first thing a rank does: ends at once where the run has ended or is to stop already.
 
-    Also has the kernel send SIGTERM should the launcher be killed, so that no rank is left behind.
+    Also has the kernel send SIGTERM should the launcher be killed (torchrun is by a SIGUSR1), so
+    that no rank is left behind.
     """
+    if is_rank() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     notes = _notes()
     if notes is None:
         return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if has_ended():
         sys.exit(0)
     if (notes / STOP_NOTE).exists():

@@ -98,6 +98,7 @@ class Trainer:
         self.step = 0
         self.watch_weights = False  # in the last step of the epoch
         self.weight_changes: dict[str, WeightChange] = {}  # in the last step that was watched
+        self.when_good: Callable[[], None] | None = None  # called where all losses were finite
         self._losses = LossRecord(layout=self.layout)
         self._reducers = _reducers(model)
         self._whole: AlexNet | None = None
@@ -126,8 +127,8 @@ class Trainer:
         """Trains on the remaining steps of the feed's epoch, adding to `totals`.
 
         wish: asked between two steps, with everything in place for a checkpoint; returns False
-        where it was to stop, and calls `save` where it was to save. FloatingPointError, naming
-        the step, where the loss is not finite.
+        where it was to stop, and calls `save` where it was to save. LossNotFinite, naming the
+        step, where the loss is not finite.
         """
         self.model.train()
         before, start = Totals(**vars(totals)), time.perf_counter()
@@ -146,6 +147,8 @@ class Trainer:
             if wished or finished or self._losses.due or due:
                 for loss in self._losses.read(self.step):
                     totals.loss_sum += loss * num_images
+                if self.when_good:
+                    self.when_good()
                 totals.seconds = before.seconds + time.perf_counter() - start
                 for name, seconds in vars(feed.waits).items():
                     setattr(totals, name, getattr(before, name) + seconds - getattr(waited, name))

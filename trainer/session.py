@@ -21,13 +21,16 @@ from trainer.config import (
     notes,
 )
 from trainer.evaluate import Errors, evaluate
+from trainer.guard import LossNotFinite
 from trainer.interrupt import stop_request
 from trainer.loop import Totals
 from trainer.metrics import Progress, Report
 from trainer.overfit import OverfitFeed
 from trainer.parts import plan_parts
 from trainer.precision import explain_precision
+from trainer.retrace import Retrace
 from trainer.run_folder import RunFolder
+from trainer.same_options import options_of, require_same
 from trainer.state import ResumableFeed, capture, restore
 from trainer.weight_report import weight_table
 from trainer.world import Agreement, Wish, World
@@ -41,9 +44,11 @@ class Session:
         self.config = config
         self.world = world or World(device=find_device(config.device))
         self.device = self.world.device
+        require_same(options_of(config), self.world.ranks, self.device)
         self.parts = parts = plan_parts(config, self.world)
         self.preset, self.layout = parts.preset, parts.layout
         self.description = describe(config, self.preset, parts.dataset)
+        require_same(self.description, self.layout.ranks, self.device)
         self.folder = config.folder
         self.records = RunFolder(
             self.folder, self.layout.ranks, self.device, tensorboard=config.tensorboard
@@ -65,6 +70,9 @@ class Session:
             self.trainer = parts.trainer(self.model, len(self.train_feed))
             self._introduce(config, parts.dataset)
             self._resume()
+            self.retrace = Retrace(self.trainer, self.train_feed)
+            self.retrace.keep()
+            self.trainer.when_good = self.retrace.keep
             self._loaders = stack.pop_all()
 
     def run(self) -> bool:
@@ -209,10 +217,11 @@ class Session:
 
     def _diverged(self, error: FloatingPointError) -> str:
         last = self.folder / LAST_NAME
+        began = self.retrace.blame(error) if isinstance(error, LossNotFinite) else ""
         kept = f"{last} is still good" if last.exists() else "no checkpoint was written yet"
         return (
-            f"training diverged: {error}; {kept}. Try a smaller learning rate, such as --set "
-            f"learning_rate={self.preset.training.learning_rate / 3:.2g}, with another --out"
+            f"training diverged: {error}{began}; {kept}. Try a smaller learning rate, such as "
+            f"--set learning_rate={self.preset.training.learning_rate / 3:.2g}, with another --out"
         )
 
     def _save_epoch(self, errors: Errors) -> None:

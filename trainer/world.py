@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from trainer.collectives import Group
 from trainer.config import find_device
 from trainer.launch import is_rank
 
@@ -42,6 +43,11 @@ class World:
     def is_first(self) -> bool:
         """Whether this rank prints and writes for all."""
         return self.rank == 0
+
+    @property
+    def ranks(self) -> Group:
+        """All of them, for an exchange before the network is shared out."""
+        return Group(dist.group.WORLD if self.size > 1 else None)
 
     @property
     def one_machine(self) -> bool:

@@ -6,10 +6,25 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
+
 from pipeline.atomic import write_whole
 from trainer.launch import begin_rank, claim_end, end_rank
+from trainer.world import joined
 
 LONGEST_SECONDS = 60.0
+
+
+def _join_and_be_killed(rank: int, begun: int) -> None:
+    """Exchanges with the other rank; then one of the two is killed, by turns, three times."""
+    with joined("cpu", LONGEST_SECONDS):
+        total = torch.ones(1)
+        for _ in range(3):
+            dist.all_reduce(total)
+        if begun < 3 and rank == begun % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.barrier()
 
 
 def main(folder: Path, way: str) -> None:
@@ -27,6 +42,9 @@ def main(folder: Path, way: str) -> None:
         if claim_end(3):
             print("refused, told once")
         end_rank(3)
+    if way == "join":
+        _join_and_be_killed(int(rank), int(begun))
+        return
     if way == "crash" or (way == "crash-once" and rank == "1" and begun == "0"):
         os.kill(os.getpid(), signal.SIGKILL)
     if way == "crash-once" and begun == "1":

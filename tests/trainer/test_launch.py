@@ -20,7 +20,7 @@ from trainer.launch import launch
 command = [sys.executable, *sys.argv[3:]]
 sys.exit(launch(command, processes=int(sys.argv[1]), max_restarts=int(sys.argv[2])))
 """
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 def start(folder: Path, way: str, *, max_restarts: int = 0) -> "subprocess.Popen[str]":
@@ -65,6 +65,14 @@ def test_all_ranks_start_again_when_one_is_killed(tmp_path: Path) -> None:
     assert code == 0
     assert {"rank-0-restart-1", "rank-1-restart-1"} <= set(begun(tmp_path))
     assert "rank-0-restart-2" not in begun(tmp_path)
+
+
+@pytest.mark.slow
+def test_ranks_find_each_other_anew_after_every_kill(tmp_path: Path) -> None:
+    """Not the addresses of the dead, which a store shared with the agent would give them."""
+    code, _, _ = run(tmp_path, "join", max_restarts=3)
+    assert code == 0
+    assert "rank-0-restart-3" in begun(tmp_path)
 
 
 def test_restarts_end_and_the_rank_that_crashed_is_named(tmp_path: Path) -> None:

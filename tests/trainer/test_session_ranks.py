@@ -181,7 +181,10 @@ def refused_by_ranks(asked: RunConfig) -> str:
 def test_a_loss_that_is_not_finite_names_step_and_rank(shard_folder: Path, tmp_path: Path) -> None:
     asked = config(shard_folder, tmp_path, parallel="data")
     for message in run_ranks(NUM_RANKS, refused_by_ranks, asked):
-        assert "the loss of step 3 is nan on rank 1; no checkpoint was written yet" in message
+        assert (
+            "the loss of step 3 is nan on rank 1; it began in the images on rank 1; no checkpoint "
+            "was written yet"
+        ) in message
 
 
 REFUSED: dict[str, dict[str, Any]] = {
