@@ -1,6 +1,7 @@
 """What tests share: loaders, and object stores on this machine (a web server that fails, S3)."""
 
 import threading
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -126,6 +127,8 @@ def s3_server() -> Iterator[dict[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        reset = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()  # servers of one process share their buckets
         boto3.client("s3").create_bucket(Bucket="bucket")
         s3fs.S3FileSystem.clear_instance_cache()  # those of an earlier test know its port
         yield environment
