@@ -113,12 +113,16 @@ def slowest(value: float, ranks: Group, device: torch.device) -> float:
 def first_batch(feed: ResumableFeed) -> Batch:
     """A copy of the batch that comes next, whose place in the feed stays what it is."""
     state = feed.state_dict()
-    batch = next(iter(feed))
-    copy = Batch(
+    batch = copy_of(next(iter(feed)))
+    feed.load_state_dict(state)
+    return batch
+
+
+def copy_of(batch: Batch) -> Batch:
+    """In memory of its own, which no feed will write to."""
+    return Batch(
         images=batch.images.clone(),
         labels=batch.labels.clone(),
         ids=batch.ids.clone(),
         crop=batch.crop.clone(),
     )
-    feed.load_state_dict(state)
-    return copy

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.loader import LoaderConfig
+from pipeline.loader import Loader, LoaderConfig
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.moments import Statistics, read_statistics
 from trainer.config import RunConfig, resolve_preset
@@ -50,6 +50,10 @@ class Parts:
             micro_batch=self.config.micro_batch,
             ema_decay=self.config.ema,
         )
+
+    def train_feed(self) -> Loader:
+        """What it is trained on, open."""
+        return Loader(self.loader_config("train", training=True))
 
     def loader_config(self, split: str, *, training: bool) -> LoaderConfig:
         """What feeds it, or validates it."""

@@ -134,7 +134,7 @@ class Session:
             images = Loader(self.parts.loader_config("train", training=False))
             few = OverfitFeed(images, self.config.overfit)
             return few, few.whole()
-        train = stack.enter_context(Loader(self.parts.loader_config("train", training=True)))
+        train = stack.enter_context(self.parts.train_feed())
         val_config = self.parts.loader_config("val", training=False).rendered_as(train.settings)
         return train, stack.enter_context(Loader(val_config))
 

@@ -26,6 +26,7 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--ema",
         "--epochs",
         "--exact",
+        "--fed-ratio",
         "--init-from",
         "--limit-steps",
         "--loader-threads",

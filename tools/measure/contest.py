@@ -97,7 +97,9 @@ def run_loader_contest(
         _pairs(ours, peers),
         absent=absent,
         machine=describe_machine(
-            Path(__file__).parent, [name for entrant in present for name in entrant.packages]
+            Path(__file__).parent,
+            [name for entrant in present for name in entrant.packages],
+            shards=contest.shards,
         ),
         settings={
             "threads": contest.num_threads,

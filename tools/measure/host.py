@@ -117,14 +117,17 @@ def timed_pass(feed: Feed, settings: FeedSettings) -> Pass:
     import torch
 
     wanted = (settings.batch_size, 3, 224, 224)
-    num_images = 0
+    num_images, batch_seconds = 0, []
     if settings.cold:
         evict(feed_files(settings))
     started, caller = time.perf_counter(), time.thread_time()
+    lap = started
     for images in feed.batches():
         if tuple(images.shape) != wanted or not images.is_floating_point():
             raise ValueError(f"a batch is {tuple(images.shape)} {images.dtype}, not {wanted}")
         num_images += len(images)
+        last, lap = lap, time.perf_counter()
+        batch_seconds.append(lap - last)
     if torch.cuda.is_available() and images.is_cuda:
         torch.cuda.synchronize()
     seconds, caller_seconds = time.perf_counter() - started, time.thread_time() - caller
@@ -135,4 +138,5 @@ def timed_pass(feed: Feed, settings: FeedSettings) -> Pass:
         seconds=seconds,
         caller_seconds=caller_seconds,
         anonymous_bytes=anonymous_bytes(),
+        batch_seconds=tuple(batch_seconds),
     )

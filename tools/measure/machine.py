@@ -1,4 +1,4 @@
-"""What a measurement ran on: processor, memory, GPU, versions, date and commit."""
+"""What a measurement ran on: processor, memory, GPU, clocks, drive, versions, date, commit."""
 
 import os
 import platform
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cores import available_cores
+from tools.measure.drives import cpu_clocks, drive_of, gpu_clocks
 
 LIBRARIES = ("torch", "numpy", "simplejpeg", "pillow")
 DALI_PREFIX = "nvidia-dali-cuda"
@@ -17,17 +18,21 @@ CPU_INFO = Path("/proc/cpuinfo")
 MODEL_FIELDS = ("model name", "Model", "Hardware")  # x86, then what ARM kernels say
 
 
-def describe_machine(repository: Path, packages: Sequence[str] = ()) -> dict[str, Any]:
+def describe_machine(
+    repository: Path, packages: Sequence[str] = (), *, shards: Path | None = None
+) -> dict[str, Any]:
     """The facts a published number carries, JSON-able; what cannot be found out is None.
 
     repository: a folder within the checkout whose commit counts. packages: further distributions
-    whose versions matter.
+    whose versions matter. shards: a folder that is read from, whose drive matters.
     """
     return {
         "cpu": cpu_model(CPU_INFO.read_text() if CPU_INFO.is_file() else ""),
         "cores": available_cores(),
         "memory_bytes": _memory_bytes(),
         "gpu": _gpu_name(),
+        "clocks": {"cpu": cpu_clocks(), "gpu": gpu_clocks()},
+        "drive": None if shards is None else drive_of(shards),
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": {

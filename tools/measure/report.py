@@ -1,11 +1,10 @@
 """A measurement as JSON: the form that every benchmark of this project keeps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from tools.measure.rounds import Outcome, Pass
-from tools.measure.spread import Spread, round_ratios, spread_of
+from tools.measure.spread import percentiles, round_ratios, rounded, spread_of
 
 
 def build_report(
@@ -20,7 +19,8 @@ def build_report(
 
     results: name and images_per_second (median, min, max) of each that came through; where
     measured, caller_us_per_image, the calling thread's CPU time (median, min, max), and
-    anonymous_mb after the first and the last pass, and the least and largest of all. ratios:
+    anonymous_mb after the first and the last pass, and the least and largest of all, batch_ms, the
+    percentiles of the time from batch to batch over all passes. ratios:
     "ours/theirs" to median, min and max of the ratios round by round, for each of `pairs` of which
     both came through. not_measured: name to reason. machine and settings: as given.
     """
@@ -32,13 +32,13 @@ def build_report(
         "results": [
             {
                 "name": name,
-                "images_per_second": _rounded(spread_of(speeds[name]), 1),
+                "images_per_second": rounded(spread_of(speeds[name]), 1),
                 **_costs(passes),
             }
             for name, passes in outcome.passes.items()
         ],
         "ratios": {
-            f"{ours}/{theirs}": _rounded(
+            f"{ours}/{theirs}": rounded(
                 spread_of(round_ratios(speeds[ours], speeds[theirs])), 4
             )
             for ours, theirs in pairs
@@ -55,13 +55,12 @@ def _costs(passes: Sequence[Pass]) -> dict[str, dict[str, float]]:
     found = {}
     caller = [p.caller_seconds / p.num_images for p in passes if p.caller_seconds is not None]
     if caller:
-        found["caller_us_per_image"] = _rounded(spread_of([1e6 * each for each in caller]), 2)
+        found["caller_us_per_image"] = rounded(spread_of([1e6 * each for each in caller]), 2)
     kept = [p.anonymous_bytes / 1e6 for p in passes if p.anonymous_bytes is not None]
     if kept:
         ends = {"first": kept[0], "last": kept[-1], "min": min(kept), "max": max(kept)}
         found["anonymous_mb"] = {name: round(value, 1) for name, value in ends.items()}
+    batches = [1000 * seconds for p in passes for seconds in p.batch_seconds]
+    if batches:
+        found["batch_ms"] = {name: round(ms, 3) for name, ms in percentiles(batches).items()}
     return found
-
-
-def _rounded(spread: Spread, digits: int) -> dict[str, float]:
-    return {name: round(value, digits) for name, value in asdict(spread).items()}

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pipeline.waits import Waits
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
@@ -11,13 +13,17 @@ class Pass:
 
     caller_seconds: CPU time of the thread that took the images. anonymous_bytes: of its process
     when the pass was over (RssAnon: what it keeps of files does not count), worker processes
-    aside. None where it was not measured.
+    aside. batch_seconds: from each batch or step to the next. issued_seconds: until the host had
+    asked a device for all of the work. waits: for data. None, or none, where it was not measured.
     """
 
     num_images: int
     seconds: float
     caller_seconds: float | None = None
     anonymous_bytes: int | None = None
+    batch_seconds: tuple[float, ...] = ()
+    issued_seconds: float | None = None
+    waits: Waits | None = None
 
     @property
     def images_per_second(self) -> float:

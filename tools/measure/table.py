@@ -1,29 +1,32 @@
-"""A report as a table for people, and as JSON for programs."""
+"""A report as a table for people, as JSON for programs, and as a picture."""
 
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from pipeline.atomic import write_whole
+from tools.measure.plots import plot_report, require_matplotlib
 
 Contest = TypeVar("Contest")
+Table = Callable[[Mapping[str, Any]], str]
 
 
 def report_table(report: Mapping[str, Any]) -> str:
     """Speeds, ratios, what was not measured and why; of an object as `build_report` makes it."""
-    lines = [_row("images per second", "median", "min", "max")]
+    lines = [row("images per second", "median", "min", "max")]
     for result in report["results"]:
         speed = result["images_per_second"]
-        lines.append(_row(result["name"], *(f"{speed[key]:,.0f}" for key in speed)))
+        lines.append(row(result["name"], *(f"{speed[key]:,.0f}" for key in speed)))
     lines += _cost_lines(report["results"])
     if report["ratios"]:
-        lines += ["", _row("ratio, round by round", "median", "min", "max")]
+        lines += ["", row("ratio, round by round", "median", "min", "max")]
     for name, ratio in report["ratios"].items():
-        lines.append(_row(name, *(f"{ratio[key]:.2f}" for key in ratio)))
+        lines.append(row(name, *(f"{ratio[key]:.2f}" for key in ratio)))
     if report.get("stages"):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in report["stages"].items())
         lines += ["", f"time of one worker: {shares}"]
@@ -35,56 +38,74 @@ def report_table(report: Mapping[str, Any]) -> str:
 
 
 def _cost_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What each cost the thread that called it, and what its process kept in memory."""
+    """How evenly batches came, what each cost the thread that called it, what memory was kept."""
     lines = []
+    if any("batch_ms" in result for result in results):
+        lines += ["", row("ms from batch to batch", "p50", "p90", "p99", "max")]
+    for result in results:
+        if steps := result.get("batch_ms"):
+            lines.append(row(result["name"], *(f"{steps[key]:,.1f}" for key in steps)))
     if any("caller_us_per_image" in result for result in results):
-        lines += ["", _row("caller's CPU, us per image", "median", "min", "max")]
+        lines += ["", row("caller's CPU, us per image", "median", "min", "max")]
     for result in results:
         if cost := result.get("caller_us_per_image"):
-            lines.append(_row(result["name"], *(f"{cost[key]:.2f}" for key in cost)))
+            lines.append(row(result["name"], *(f"{cost[key]:.2f}" for key in cost)))
     if any("anonymous_mb" in result for result in results):
-        lines += ["", _row("memory after a pass, MB", "first", "last", "min", "max")]
+        lines += ["", row("memory after a pass, MB", "first", "last", "min", "max")]
     for result in results:
         if kept := result.get("anonymous_mb"):
-            lines.append(_row(result["name"], *(f"{kept[key]:,.0f}" for key in kept)))
+            lines.append(row(result["name"], *(f"{kept[key]:,.0f}" for key in kept)))
     return lines
 
 
-def _row(name: str, *values: str) -> str:
+def row(name: str, *values: str) -> str:
+    """A line of a table: what it is of, and columns of ten characters."""
     return f"{name:<26}" + "".join(f"{value:>10}" for value in values)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Files that a report goes to, beside the terminal."""
+
+    json: Path | None = None
+    plot: Path | None = None
+
+    def check(self) -> None:
+        """ValueError, before anything is measured, where no picture could be drawn."""
+        if self.plot is not None:
+            require_matplotlib()
 
 
 def measure(
     contest_type: Callable[..., Contest],
     run: Callable[[Contest, Callable[[str], None]], Mapping[str, Any]],
     options: Mapping[str, Any],
-    json_path: Path | None,
-    table: Callable[[Mapping[str, Any]], str] = report_table,
+    paths: Paths,
+    table: Table = report_table,
 ) -> None:
     """Runs the contest that the options ask for and publishes its report.
 
     A ValueError of the options themselves is a usage error, exit code 2.
     """
+    paths.check()
     try:
         contest = contest_type(**options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    publish(run(contest, lambda line: click.echo(line, err=True)), json_path, table)
+    publish(run(contest, lambda line: click.echo(line, err=True)), paths, table)
 
 
-def publish(
-    report: Mapping[str, Any],
-    json_path: Path | None,
-    table: Callable[[Mapping[str, Any]], str] = report_table,
-) -> None:
-    """Prints the table and, last, the report as one line of JSON; writes it to `json_path` too.
+def publish(report: Mapping[str, Any], paths: Paths, table: Table = report_table) -> None:
+    """Prints the table and, last, the report as one line of JSON; writes JSON and picture.
 
     Exits with 1 where nothing could be measured.
     """
     click.echo(table(report))
     text = json.dumps(report)
     click.echo(text)  # first: a path that cannot be written loses nothing then
-    if json_path is not None:
-        write_whole(json_path, f"{text}\n".encode())
+    if paths.json is not None:
+        write_whole(paths.json, f"{text}\n".encode())
     if not report["results"]:
         sys.exit(1)
+    if paths.plot is not None:
+        write_whole(paths.plot, plot_report(report))

@@ -9,7 +9,7 @@ from tools.measure.machine import cpu_model, describe_machine
 
 FACTS = {
     "cpu", "cores", "memory_bytes", "gpu", "os", "python", "versions", "date_utc", "commit",
-    "load_average",
+    "load_average", "clocks", "drive",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tools.measure.report import build_report
 from tools.measure.rounds import Outcome, Pass
-from tools.measure.table import publish, report_table
+from tools.measure.table import Paths, publish, report_table
 
 OUTCOME = Outcome(
     passes={
@@ -86,5 +86,5 @@ def test_a_file_that_cannot_be_written_does_not_lose_the_measurement(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(FileNotFoundError):
-        publish(REPORT, tmp_path / "no folder" / "a.json")
+        publish(REPORT, Paths(tmp_path / "no folder" / "a.json"))
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == json.loads(json.dumps(REPORT))
