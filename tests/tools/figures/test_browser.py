@@ -1,0 +1,79 @@
+"""What is said of a page is what a browser found: nothing wrong goes unseen."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.tools.figures.pages import browser  # noqa: F401  # a fixture
+from tools.figures.browser import View, find_chromium, open_browser, view
+
+PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
+<title>made</title><style>body {{ margin: 0; font: 16px sans-serif }}</style><body>{body}</body>"""
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwAD"
+    "hgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def shown(browser: object, folder: Path, body: str) -> View:  # noqa: F811
+    (folder / "page.html").write_text(PAGE.format(body=body))
+    return view(browser, folder / "page.html", widths_px=[400])  # type: ignore[arg-type]
+
+
+def test_a_plain_page_has_nothing_wrong(browser: object, tmp_path: Path) -> None:  # noqa: F811
+    found = shown(browser, tmp_path, f'<p>text</p><img src="{PIXEL}" alt="">')
+    assert found == View(
+        errors=[], requests=[], smallest_px=16, broken=0, images=1, overflow_px=0, outside=[],
+        title="made", text="text",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        ("<script>undefined_name()</script>", "errors"),
+        ("<script>console.error('x')</script>", "errors"),
+        ('<img src="http://localhost:9/x.png" alt="">', "requests"),
+        ('<img src="data:image/png;base64,AAAA" alt="">', "broken"),
+        ("<p>text</p><div style='width: 500px'>wide</div>", "outside"),
+        ("<div style='width: 500px; height: 9px'></div>", "overflow_px"),
+    ],
+)
+def test_what_is_wrong_is_seen(
+    browser: object, tmp_path: Path, body: str, wrong: str  # noqa: F811
+) -> None:
+    assert getattr(shown(browser, tmp_path, f"<p>text</p>{body}"), wrong)
+
+
+def test_text_of_a_drawing_measures_as_it_appears(
+    browser: object, tmp_path: Path  # noqa: F811
+) -> None:
+    drawing = (
+        "<svg viewBox='0 0 800 100' width='400'><text y='20' font-size='20'>small</text></svg>"
+    )
+    assert shown(browser, tmp_path, f"<p>text</p>{drawing}").smallest_px == 10
+
+
+def test_a_picture_of_the_page_is_as_wide_as_the_window(
+    browser: object, tmp_path: Path  # noqa: F811
+) -> None:
+    (tmp_path / "page.html").write_text(PAGE.format(body="<div style='height: 3000px'>x</div>"))
+    for name, height in (("whole", None), ("top", 500)):
+        (tmp_path / name).mkdir()
+        view(
+            browser, tmp_path / "page.html", widths_px=[400, 300],  # type: ignore[arg-type]
+            shades=["light", "dark"], pictures=tmp_path / name, height_px=height,
+        )  # fmt: skip
+        for picture in (tmp_path / name).iterdir():
+            width = int(picture.stem.split("-")[1])
+            with Image.open(picture) as image:
+                assert image.size == (width, height or 3000)
+        assert len(list((tmp_path / name).iterdir())) == 4
+
+
+def test_without_a_browser_it_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert find_chromium() is None
+    with pytest.raises(ValueError, match="apt-get install chromium"), open_browser():
+        pass
