@@ -23,6 +23,7 @@ from trainer.presets import find_preset
 
 CONFIG_NAME = "config.json"
 DEVICES = ("auto", "cuda", "cpu")
+WIRE_DTYPES = {"fp32": None, "bf16": torch.bfloat16}  # of gradients between processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +55,12 @@ class RunConfig:
     weight_report: int | None = None  # epochs between two tables of weights; None: none
     tensorboard: bool = False
     fed_ratio: bool = False  # whether the speed of the step alone is measured first
+    profile: int | None = None  # steps in the trace of each process; None: there is none
     limit_steps: int | None = None  # of the whole run
     overfit: int | None = None  # training images that stand for both splits
     processes: int | None = None  # None: one per GPU that this process sees; on CPUs, one
     parallel: str = "auto"
+    wire: str = "fp32"
     max_restarts: int = 3
     timeout_seconds: float = 600.0
     save_every_minutes: float | None = None  # besides the end of each epoch; None: only there
@@ -75,6 +78,7 @@ class RunConfig:
             ("--micro-batch", self.micro_batch),
             ("--weight-report", self.weight_report),
             ("--save-every-epochs", self.save_every_epochs),
+            ("--profile", self.profile),
             ("--limit-steps", self.limit_steps),
             ("--processes", self.processes),
             ("--overfit", self.overfit),
@@ -87,6 +91,7 @@ class RunConfig:
             ("--device", self.device, DEVICES),
             ("--precision", self.precision, PRECISIONS),
             ("--parallel", self.parallel, ("auto", *MODES)),
+            ("--wire", self.wire, tuple(WIRE_DTYPES)),
         ):
             if name not in choices:
                 raise ValueError(f"{flag} is {name!r}, must be one of {', '.join(choices)}")

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.profiler import record_function
 
 from pipeline.loader import Batch
 from trainer.accumulation import micro_batches
@@ -69,7 +70,8 @@ class Trainer:
 
     The loss stays on the device; it is read only when a report or a look at it is due and at the
     end of an epoch. micro_batch: images per forward and backward pass, None for the whole batch;
-    ema_decay: of the moving average of the weights, None for none. Where the model's layout shares
+    ema_decay: of the moving average of the weights, None for none; wire_dtype: of gradients on
+    their way to other ranks, None for their own. Where the model's layout shares
     the work out, all ranks do everything in the same order, each with its part of every batch.
     """
 
@@ -83,6 +85,7 @@ class Trainer:
         precision: str,
         micro_batch: int | None = None,
         ema_decay: float | None = None,
+        wire_dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.preset, self.seed = model, preset, seed
         self.precision, self.micro_batch = precision, micro_batch
@@ -100,7 +103,7 @@ class Trainer:
         self.weight_changes: dict[str, WeightChange] = {}  # in the last step that was watched
         self.when_good: Callable[[], None] | None = None  # called where all losses were finite
         self._losses = LossRecord(layout=self.layout)
-        self._reducers = _reducers(model)
+        self._reducers = _reducers(model, wire_dtype)
         self._whole: AlexNet | None = None
 
     def tested_model(self) -> AlexNet:
@@ -189,12 +192,13 @@ class Trainer:
             reducer.begin(len(parts))
         losses = []
         for part, part_masks, share in parts:
-            with self.arithmetic.autocast():
+            with record_function("forward"), self.arithmetic.autocast():
                 logits = self.model(part.images, part.crop, part_masks, divisor)
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
             labels = self.layout.labels(part.labels)
             loss = F.cross_entropy(wide, labels) * (share * of_batch)
-            self.arithmetic.backward(loss)
+            with record_function("backward"):
+                self.arithmetic.backward(loss)
             losses.append(loss.detach())
         for reducer in self._reducers:
             reducer.finish()
@@ -218,12 +222,12 @@ class Trainer:
         return loss
 
 
-def _reducers(model: AlexNet) -> list[GradientReducer]:
+def _reducers(model: AlexNet, wire_dtype: torch.dtype | None) -> list[GradientReducer]:
     """For the gradients of what other ranks hold too: units, then kernels, as backward goes."""
     units = [p for name, p in model.named_parameters() if name.startswith(UNIT_LAYERS)]
     kernels = [p for name, p in model.named_parameters() if not name.startswith(UNIT_LAYERS)]
     layout = model.layout
     return [
-        GradientReducer(units, layout.unit_copies),
-        GradientReducer(kernels, layout.kernel_copies),
+        GradientReducer(units, layout.unit_copies, wire_dtype=wire_dtype, title="units"),
+        GradientReducer(kernels, layout.kernel_copies, wire_dtype=wire_dtype, title="kernels"),
     ]

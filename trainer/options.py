@@ -11,7 +11,7 @@ from pipeline.byte_size import ByteSize
 from pipeline.locations import Location
 from pipeline.order import Window
 from pipeline.resident import RESIDENT
-from trainer.config import DEVICES
+from trainer.config import DEVICES, WIRE_DTYPES
 from trainer.parallel import MODES
 from trainer.precision import PRECISIONS
 from trainer.presets import PRESETS
@@ -200,6 +200,13 @@ PROCESSES = (
         "layers shared out. auto: by batch and machines.",
     ),
     click.option(
+        "--wire",
+        type=click.Choice(list(WIRE_DTYPES)),
+        default="fp32",
+        help="Number format in which gradients travel between them: bf16 is half the bytes, and "
+        "rounds each sum.",
+    ),
+    click.option(
         "--max-restarts",
         type=int,
         default=3,
@@ -257,6 +264,13 @@ COMFORTS = (
         is_flag=True,
         help="First measure for about 3 seconds how fast the step is without waiting for data, on "
         "a copy of the network; every report then has fed_ratio, the speed of training over that.",
+    ),
+    click.option(
+        "--profile",
+        type=int,
+        metavar="STEPS",
+        help="Trace so many steps, after the first three, into trace-rank-0.json and so on, to be "
+        "opened at ui.perfetto.dev; it slows these steps down.  [default: off]",
     ),
     click.option(
         "--limit-steps",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.moments import Statistics, read_statistics
-from trainer.config import RunConfig, resolve_preset
+from trainer.config import WIRE_DTYPES, RunConfig, resolve_preset
 from trainer.loop import Trainer
 from trainer.model import AlexNet
 from trainer.overfit import require_images
@@ -49,6 +49,7 @@ class Parts:
             precision=self.precision,
             micro_batch=self.config.micro_batch,
             ema_decay=self.config.ema,
+            wire_dtype=WIRE_DTYPES[self.config.wire],
         )
 
     def train_feed(self) -> Loader:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.profiler import record_function
 
 from trainer.collectives import Group
 
@@ -17,7 +18,8 @@ class GradientReducer:
 
     parameters: in the order of the layers; backward fills them from the last, so the buckets are
     cut from the end: fully-connected layers leave first. wire_dtype: what travels; None for the
-    gradients' own. Gradients lie in the buckets' own memory, where they are summed in place.
+    gradients' own. title: in a profile. Gradients lie in the buckets' own memory, where they are
+    summed in place.
 
     Each step: `begin`, as many backward passes as it was told, `finish`.
     """
@@ -29,17 +31,17 @@ class GradientReducer:
         *,
         wire_dtype: torch.dtype | None = None,
         bucket_bytes: int = BUCKET_BYTES,
+        title: str = "",
     ) -> None:
-        self._group, self._wire_dtype = group, wire_dtype
+        self._group, self._wire_dtype, self.title = group, wire_dtype, title
         self._buckets: list[_Bucket] = []
         if group.size == 1:
             return
-        for run in _runs(list(parameters)[::-1], bucket_bytes):
-            bucket = _Bucket.of(run)
-            self._buckets.append(bucket)
+        for number, run in enumerate(_runs(list(parameters)[::-1], bucket_bytes)):
+            self._buckets.append(_Bucket.of(run))
             for parameter in run:
                 parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                    lambda parameter, bucket=bucket: self._filled(bucket)
+                    lambda parameter, number=number: self._filled(number)
                 )  # torch leaves it without annotations
 
     def begin(self, num_passes: int = 1) -> None:
@@ -53,23 +55,30 @@ class GradientReducer:
 
     def finish(self) -> None:
         """Waits until all gradients are the sums over the ranks."""
-        for bucket in self._buckets:
+        for number, bucket in enumerate(self._buckets):
             assert not bucket.missing, "backward left out a parameter"
             if bucket.work is not None:
-                bucket.work.wait()
+                with record_function(f"wait for bucket {self._name(number)}"):
+                    bucket.work.wait()
                 bucket.work = None
             if bucket.wire is not None:
                 bucket.flat.copy_(bucket.wire)
                 bucket.wire = None
 
-    def _filled(self, bucket: "_Bucket") -> None:
+    def _filled(self, number: int) -> None:
+        bucket = self._buckets[number]
         bucket.missing -= 1
         if bucket.missing:
             return
-        sent = bucket.flat
-        if self._wire_dtype not in (None, sent.dtype):
-            sent = bucket.wire = sent.to(self._wire_dtype)
-        bucket.work = self._group.all_reduce(sent)
+        with record_function(f"send bucket {self._name(number)}"):
+            sent = bucket.flat
+            if self._wire_dtype not in (None, sent.dtype):
+                sent = bucket.wire = sent.to(self._wire_dtype)
+            bucket.work = self._group.all_reduce(sent)
+
+    def _name(self, number: int) -> str:
+        """In a profile."""
+        return f"{number} of {self.title}" if self.title else str(number)
 
 
 @dataclass

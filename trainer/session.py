@@ -32,6 +32,7 @@ from trainer.retrace import Retrace
 from trainer.run_folder import RunFolder
 from trainer.same_options import options_of, require_same
 from trainer.state import ResumableFeed, capture, restore
+from trainer.step_trace import StepTrace, trace_name
 from trainer.weight_report import weight_table
 from trainer.world import Agreement, Wish, World
 
@@ -63,8 +64,12 @@ class Session:
         self.writer = CheckpointWriter(
             self.folder, self.layout.ranks, self.device, config.save_every_minutes
         )
+        self.trace = StepTrace(
+            self.folder / trace_name(self.world.rank), config.profile, self.device
+        )
         with ExitStack() as stack:
             stack.callback(self.records.close)
+            stack.callback(self.trace.close)
             stack.callback(self.writer.close)
             self.train_feed, self.val_feed = self._open_feeds(stack)
             self.trainer = parts.trainer(self.model, len(self.train_feed))
@@ -148,6 +153,7 @@ class Session:
 
     def _wish(self, agreed: Agreement, stop_asked: bool) -> Wish:
         """What is to be done between two steps, on all ranks."""
+        self.trace.step()
         due = Wish.SAVE if self.writer.is_due else Wish.NOTHING
         granted = agreed(Wish.STOP if stop_asked else due)
         return Wish.STOP if self._at_limit else granted

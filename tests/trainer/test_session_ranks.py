@@ -119,6 +119,63 @@ def test_a_run_goes_on_in_any_other_mode_and_in_one_process(
     assert_close_runs(alone, tmp_path / "run")
 
 
+def weights_and_bytes(asked: list[RunConfig]) -> list[tuple[dict[str, torch.Tensor], int]]:
+    """Of each run: what it trained, and what this rank sent."""
+    results = []
+    for one in asked:
+        with Session(one, here()) as session:
+            assert session.run()
+            results.append((session.model.state_dict(), session.layout.bytes_sent))
+    return results
+
+
+def test_gradients_travel_in_half_the_width_where_that_was_asked_for(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    """The weights are nearly, not just, those of whole gradients, and the same on all ranks."""
+    asked = [
+        config(shard_folder, tmp_path / wire, parallel="data", wire=wire, limit_steps=4)
+        for wire in ("fp32", "bf16")
+    ]
+    found = run_ranks(NUM_RANKS, weights_and_bytes, asked)
+    for (exact, exact_bytes), (rounded, rounded_bytes) in found:
+        assert 0.5 <= rounded_bytes / exact_bytes < 0.51
+        torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.01)
+        assert not torch.equal(rounded["conv2.weight"], exact["conv2.weight"])
+    for name, value in found[0][1][0].items():
+        assert torch.equal(value, found[1][1][0][name])
+
+
+PAIRS = [(one, other) for one in ("alone", *MODES) for other in ("alone", *MODES)]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_any_mode_is_resumed_in_any_other(
+    alone: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    """All pairs, one process among the modes: the end is that of one process."""
+
+    def part(first: str, second: str, *, begin: bool) -> RunConfig:
+        mode = first if begin else second
+        return config(
+            shard_folder, tmp_path / f"{first}-{second}", weight_report=1,
+            parallel="auto" if mode == "alone" else mode, limit_steps=4 if begin else None,
+        )  # fmt: skip
+
+    for begin in (True, False):
+        shared = []
+        for first, second in PAIRS:
+            one = part(first, second, begin=begin)
+            if (first if begin else second) == "alone":
+                assert train(one)
+            else:
+                shared.append(one)
+        for results in run_ranks(NUM_RANKS, train_all, shared):
+            assert all(results)
+    for first, second in PAIRS:
+        assert_close_runs(alone, tmp_path / f"{first}-{second}")
+
+
 def train_with_a_signal(asked: RunConfig, num_batches: int) -> bool:
     """Sends SIGTERM to rank 1 alone while the n-th batch is on its way to the network."""
     original = Loader.__iter__
