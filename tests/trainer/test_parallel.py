@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.loader import Batch
 from tests.trainer.conftest import make_batch
 from tests.trainer.ranks import run_ranks
+from trainer.loop import Trainer
 from trainer.model import AlexNet
 from trainer.optimizer import build_optimizer, momentum_state, set_learning_rates
 from trainer.override import override
@@ -33,16 +35,18 @@ def small(name: str, **changes: Any) -> Preset:
     return override(PRESETS[name], {"learning_rate": 0.01, **changes})
 
 
-def build(preset: Preset, layout: Layout) -> AlexNet:
+def build(preset: Preset, layout: Layout, device: torch.device = CPU) -> AlexNet:
     model = AlexNet(preset, CLASSES, WIDTH, layout)
     model.initialise(0)
     model.normalise.fill(torch.full(model.normalise.mean.shape, 128.0), torch.full((3,), 60.0))
-    return model.double().place(CPU).train()
+    return model.double().place(device).train()
 
 
-def train(preset: Preset, layout: Layout) -> dict[str, Any]:
-    """A few steps; the losses, and the whole network's gradients, momentum and state."""
-    model = build(preset, layout)
+def train(
+    preset: Preset, layout: Layout, device: torch.device = CPU, num_steps: int = STEPS
+) -> dict[str, Any]:
+    """Some steps; the losses, and the whole network's gradients, momentum and state."""
+    model = build(preset, layout, device)
     optimizer = build_optimizer(model, preset)
     units = [p for n, p in model.named_parameters() if n.startswith("fc")]
     kernels = [p for n, p in model.named_parameters() if not n.startswith("fc")]
@@ -51,18 +55,21 @@ def train(preset: Preset, layout: Layout) -> dict[str, Any]:
         GradientReducer(units, layout.unit_copies),
     ]
     losses, sent = [], layout.bytes_sent
-    for step in range(STEPS):
+    for step in range(num_steps):
         batch = make_batch(BATCH, CLASSES, step)
         mine = layout.ranks.part(BATCH)
-        images, crop = (layout.images(part[mine]) for part in (batch.images, batch.crop))
+        images, crop, labels = (
+            layout.images(part[mine].to(device))
+            for part in (batch.images, batch.crop, batch.labels)
+        )
         set_learning_rates(optimizer, 0.01, 0, preset.training)
-        masks = model.dropout_masks(7, step, BATCH, CPU)
+        masks = model.dropout_masks(7, step, BATCH, device)
         optimizer.zero_grad(set_to_none=True)
         for reducer in reducers:
             reducer.begin()
         sent = layout.bytes_sent
         logits = model(images.double(), crop, masks)
-        labels = layout.labels(layout.images(batch.labels[mine]))
+        labels = layout.labels(labels)
         loss = F.cross_entropy(logits, labels, reduction="sum") / BATCH
         loss.backward()  # type: ignore[no-untyped-call]
         for reducer in reducers:
@@ -84,10 +91,30 @@ def train(preset: Preset, layout: Layout) -> dict[str, Any]:
     }
 
 
-def train_all(cases: list[tuple[str, str, dict[str, Any]]]) -> list[dict[str, Any]]:
+Case = tuple[str, str, dict[str, Any]]  # mode, preset, changes
+
+
+def train_all(cases: list[Case], num_steps: int) -> list[dict[str, Any]]:
     return [
-        train(small(name, **changes), build_layout(mode, CPU)) for mode, name, changes in cases
+        train(small(name, **changes), build_layout(mode, CPU), CPU, num_steps)
+        for mode, name, changes in cases
     ]
+
+
+def assert_equal_to_one_process(num_ranks: int, cases: list[Case], num_steps: int) -> None:
+    """Losses, gradients, momentum and state, and the bytes that were sent."""
+    alone: dict[str, dict[str, Any]] = {}
+    for results in run_ranks(num_ranks, train_all, cases, num_steps):
+        for (mode, name, changes), found in zip(cases, results, strict=True):
+            key = f"{name} {changes}"
+            if key not in alone:
+                alone[key] = train(small(name, **changes), ALONE, CPU, num_steps)
+            for part, value in alone[key].items():
+                if part != "sent":
+                    torch.testing.assert_close(
+                        found[part], value, rtol=0, atol=1e-12, msg=f"{mode}, {key}, {part}"
+                    )
+            assert found["sent"] == bytes_of(mode, small(name, **changes), num_ranks)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
@@ -99,18 +126,14 @@ def test_every_mode_and_variant_is_the_single_process(num_ranks: int) -> None:
         for name, variant in variants.items()
         if (mode, name) != ("hybrid", "apart")  # refused, see below
     ]
-    alone: dict[str, dict[str, Any]] = {}
-    for results in run_ranks(num_ranks, train_all, cases):
-        for (mode, name, changes), found in zip(cases, results, strict=True):
-            key = f"{name} {changes}"
-            if key not in alone:
-                alone[key] = train(small(name, **changes), ALONE)
-            for part, value in alone[key].items():
-                if part != "sent":
-                    torch.testing.assert_close(
-                        found[part], value, rtol=0, atol=1e-12, msg=f"{mode}, {key}, {part}"
-                    )
-            assert found["sent"] == bytes_of(mode, small(name, **changes), num_ranks)
+    assert_equal_to_one_process(num_ranks, cases, STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_ten_steps_of_every_mode_are_those_of_the_single_process(num_ranks: int) -> None:
+    cases = [(mode, name, VARIANTS[name][1]) for mode in MODES for name in ("paper", "kriz2012")]
+    assert_equal_to_one_process(num_ranks, cases, 10)
 
 
 def bytes_of(mode: str, preset: Preset, num_ranks: int) -> int:
@@ -140,6 +163,45 @@ def bytes_of(mode: str, preset: Preset, num_ranks: int) -> int:
     # half of the kernels and units, and all biases of fc8, summed over the pairs
     shared = [kernels // 2, (units - CLASSES) // 2 + CLASSES]
     return own + sum(sent_by_ring(8 * size, num_ranks // 2) for size in shared)
+
+
+def sent_in_bf16() -> list[int]:
+    """Of each mode, by forward and backward in bf16 and by the sums of gradients in bf16."""
+    found = []
+    for mode in MODES:
+        layout = build_layout(mode, CPU)
+        model = AlexNet(PAPER, CLASSES, WIDTH, layout)
+        trainer = Trainer(
+            model=model.place(CPU).train(), preset=PAPER, steps_per_epoch=9, seed=0,
+            precision="bf16", wire_dtype=torch.bfloat16,
+        )  # fmt: skip
+        batch, mine = make_batch(BATCH, CLASSES, 0), layout.ranks.part(BATCH)
+        part = Batch(
+            images=batch.images[mine], labels=batch.labels[mine], ids=batch.ids[mine],
+            crop=batch.crop[mine],
+        )  # fmt: skip
+        before = layout.bytes_sent
+        trainer.train_step(part)
+        found.append(layout.bytes_sent - before)
+    return found
+
+
+def test_a_step_in_bf16_sends_the_bytes_of_the_design() -> None:
+    """Maps, units, logits and gradients in two bytes; beside them pixels, crops and labels."""
+    net = AlexNet(PAPER, CLASSES, WIDTH)
+    sizes = {name: p.numel() for name, p in net.named_parameters()}
+    kernels = sum(size for name, size in sizes.items() if name.startswith("conv"))
+    units = sum(sizes.values()) - kernels
+    pool5, hidden, rows = net.fc6.in_features, net.hidden[0], BATCH // 2
+    meeting = net.conv3.in_channels * 13**2 + pool5 + hidden
+    decoded = rows * (4 * 3 * 224**2 + 4 * 3 + 8)  # pixels, crop, label
+    expected = {
+        "data": 2 * (kernels + units),
+        "columns": 2 * BATCH * (meeting + CLASSES) + decoded,
+        "hybrid": 2 * BATCH * (pool5 + hidden + CLASSES) + 8 * rows + 2 * kernels,
+    }
+    for found in run_ranks(2, sent_in_bf16):
+        assert dict(zip(MODES, found, strict=True)) == expected
 
 
 def sent_by_ring(num_bytes: int, num_ranks: int) -> int:
