@@ -81,7 +81,11 @@ class AlexNet(nn.Module):
         self.fc8 = nn.Linear(hidden[1] // layout.units.size, num_classes)
 
     def initialise(self, seed: int) -> None:
-        """Sets weights and biases; those of a layer are a function of (seed, layer name)."""
+        """Sets weights and biases; those of a layer are a function of (seed, layer name).
+
+        The deviations of `normal` are those of the full width. A layer that sees fewer inputs gets
+        them larger by the root of that, or the signal would fade from layer to layer.
+        """
         net = self.preset.network
         for name, layer in self.named_children():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -89,6 +93,8 @@ class AlexNet(nn.Module):
                 source = random_source("cpu", seed, "weights", name)
                 if net.init == "normal":
                     std = net.deep_init_std if name in DEEP else net.init_std
+                    narrower = 1.0 if name == "conv1" else self.width  # it sees three colours
+                    std /= math.sqrt(narrower)
                     nn.init.normal_(weight, 0, std, generator=source)
                 else:
                     nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=source)

@@ -49,7 +49,7 @@ class Network:
     map_norm_power: float
 
     init: Init
-    init_std: float  # of `normal`; unused with `kaiming`, like the next
+    init_std: float  # of `normal`, at full width; unused with `kaiming`, like the next
     deep_init_std: float  # the same for conv3..conv6
     ones_biases: bool  # biases start at 1 in conv2, conv4..conv6, fc6 and fc7; otherwise all at 0
     dropout: bool  # half of the outputs of fc6 and fc7 masked in training, outputs halved in test

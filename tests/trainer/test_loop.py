@@ -199,16 +199,15 @@ def test_modern_learns_32_images_by_heart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "stds"),
-    [(PAPER, [0.05, 0.05]), (KRIZ2012, [0.05, 0.08])],
-    ids=["paper", "kriz2012"],
+    ("preset", "changes"), [(PAPER, {"init_std": 0.02}), (KRIZ2012, {})], ids=["paper", "kriz2012"]
 )
-def test_the_presets_of_2012_learn_32_images(preset: Preset, stds: list[float]) -> None:
-    """With dropout. At 1/16 of the inputs per kernel, wider weights keep the signal's size."""
+def test_the_presets_of_2012_learn_32_images(preset: Preset, changes: dict[str, Any]) -> None:
+    """With dropout. kriz2012 from its own initial weights, paper from wider ones: it is slower."""
     batch = make_batch(32, 3, 2)
-    preset = override(preset, {"init_std": stds[0], "deep_init_std": stds[1]})
-    trainer = make_trainer(preset, steps_per_epoch=100, learning_rate=0.01)
+    trainer = make_trainer(override(preset, changes), steps_per_epoch=100, learning_rate=0.01)
     trainer.model.train()
-    losses = [trainer.train_step(batch).item() for _ in range(30)]
-    assert losses[0] > 1.0 and losses[-1] < 0.1
+    losses: list[float] = []
+    while len(losses) < 40 and (not losses or losses[-1] > 0.05):
+        losses.append(trainer.train_step(batch).item())
+    assert losses[0] > 1.0 and losses[-1] < 0.05
     assert evaluate(trainer.model, [batch]).top1_error == 0

@@ -43,13 +43,16 @@ def test_a_width_that_is_no_positive_number_is_refused(width: float) -> None:
 
 @pytest.mark.parametrize("preset", [PAPER, KRIZ2012], ids=lambda preset: str(preset.name))
 def test_initial_weights_are_gaussian_and_some_biases_one(preset: Preset) -> None:
-    """Deviation .01, in kriz2012 .03 in conv3..conv6; biases 1 in conv2, 4, 5, 6, fc6, fc7."""
+    """Deviation .01, in kriz2012 .03 in conv3..conv6; biases 1 in conv2, 4, 5, 6, fc6, fc7.
+
+    At a quarter of the width each layer but conv1 has a quarter of the inputs: deviations double.
+    """
     model = AlexNet(override(preset, {"conv6": 256}), 1000, 0.25)
     model.initialise(0)
     for name, layer in model.named_children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             deep = preset is KRIZ2012 and name in {"conv3", "conv4", "conv5", "conv6"}
-            std = 0.03 if deep else 0.01
+            std = (0.03 if deep else 0.01) * (1 if name == "conv1" else 2)
             weights = layer.weight.detach().double()
             spread = 5 / (2 * weights.numel()) ** 0.5  # five deviations of a deviation's estimate
             assert abs(weights.std().item() / std - 1) < spread
@@ -57,6 +60,32 @@ def test_initial_weights_are_gaussian_and_some_biases_one(preset: Preset) -> Non
             assert layer.bias is not None
             one = float(name in {"conv2", "conv4", "conv5", "conv6", "fc6", "fc7"})
             assert torch.equal(layer.bias, torch.full_like(layer.bias, one))
+
+
+@pytest.mark.parametrize("preset", [PAPER, KRIZ2012], ids=lambda preset: str(preset.name))
+def test_the_deviations_at_full_width_are_the_presets_own(preset: Preset) -> None:
+    model = AlexNet(preset, 10)
+    model.initialise(0)
+    for name in ("conv1", "conv2", "conv5", "fc8"):
+        deep = preset is KRIZ2012 and name == "conv5"
+        weights = model.get_parameter(f"{name}.weight").detach().double()
+        spread = 5 / (2 * weights.numel()) ** 0.5
+        assert abs(weights.std().item() / (0.03 if deep else 0.01) - 1) < spread
+
+
+@pytest.mark.parametrize("preset", [PAPER, KRIZ2012], ids=lambda preset: str(preset.name))
+def test_a_narrow_network_of_2012_starts_with_as_strong_a_signal_as_a_wide_one(
+    preset: Preset,
+) -> None:
+    """How far the logits of two images differ; with .01 everywhere the narrow one has none."""
+    sizes = []
+    for width in (1 / 16, 1 / 4):
+        model = AlexNet(preset, 1000, width).eval()
+        model.initialise(0)
+        with torch.no_grad():
+            logits = model(pixels() - 128, CROP, None)
+        sizes.append((logits[0] - logits[1]).std().item())
+    assert 1 / 3 < sizes[0] / sizes[1] < 3
 
 
 def test_initial_weights_of_modern_keep_the_signals_size() -> None:
