@@ -62,12 +62,16 @@ def prepare(json_path: Path | None, plot_path: Path | None, **options: Any) -> N
 @click.command()
 @shards_option
 @click.option("--minutes", default=2.0, help="Of training, of each run.")
+@click.option("--epochs", type=int, help="Of each run, in place of --minutes.")
 @click.option("--seeds", default=3, help="Runs of each recipe.")
 @click.option("--width", default=0.25, help="Factor on channels and hidden units.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to train.")
 @publishing_options
 @clear_errors
 def recipe(json_path: Path | None, plot_path: Path | None, **options: Any) -> None:
-    """Errors after equal minutes of training: `modern`, beside torchvision's AlexNet."""
+    """Errors of `modern` and of torchvision's AlexNet after equal minutes or epochs.
+
+    torchvision's at its published learning rate, and at the best of four that are tried.
+    """
     paths = Paths(json_path, plot_path)
     measure(RecipeContest, run_recipe_contest, options, paths, recipe_table)

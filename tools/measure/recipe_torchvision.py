@@ -4,9 +4,11 @@ Written from their description: the network of torchvision.models.alexnet, and f
 classification/README.md `train.py --model alexnet --lr 1e-2` with the parameters of its table:
 batch 32, momentum 0.9, weight decay 1e-4, the rate divided by 10 after each third of the epochs
 (30 of 90). There, eight processes have a batch of 32 each at that rate; here, a small set is given
-to one, with the same batch and rate. PyTorch's own initial weights, as there.
+to one, with the same batch and rate: eight times the rate per image. PyTorch's own initial
+weights, as there. Other rates than the published one can be asked for.
 """
 
+import copy
 import math
 import time
 from collections import deque
@@ -65,12 +67,23 @@ class TorchvisionAlexNet(nn.Sequential):
 class TorchvisionRecipe:
     """Trains that network on a shard folder's images, decoded once and kept in memory."""
 
-    name = "torchvision AlexNet"
-
     def __init__(self, shards: Path, width: float, device: torch.device) -> None:
         self._width, self._device = width, device
+        self.rate = LEARNING_RATE
         self._num_classes, *self._train = _decoded(shards, "train")
         _, *self._val = _decoded(shards, "val")
+
+    @property
+    def name(self) -> str:
+        """With the learning rate where it is not the published one."""
+        own = "" if self.rate == LEARNING_RATE else f", rate {self.rate:g}"
+        return f"torchvision AlexNet{own}"
+
+    def with_rate(self, rate: float) -> "TorchvisionRecipe":
+        """The same on the same images, with another learning rate."""
+        other = copy.copy(self)
+        other.rate = rate
+        return other
 
     def run(self, num_epochs: int, seed: int) -> Run:
         """Trains for `num_epochs` and evaluates; a function of the seed on one machine."""
@@ -79,12 +92,12 @@ class TorchvisionRecipe:
             model = TorchvisionAlexNet(self._num_classes, self._width).to(self._device)
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's
             optimizer = torch.optim.SGD(
-                model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+                model.parameters(), lr=self.rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
             )
             seconds = []
             for epoch in range(num_epochs):
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(epoch, num_epochs)
+                    group["lr"] = self.rate * rate_factor(epoch, num_epochs)
                 started = time.perf_counter()
                 self._train_epoch(model, optimizer, np.random.default_rng((seed, epoch)))
                 seconds.append(time.perf_counter() - started)
@@ -144,9 +157,9 @@ class TorchvisionRecipe:
         return tally.errors()
 
 
-def learning_rate(epoch: int, num_epochs: int) -> float:
-    """Of an epoch: a tenth after each third of them."""
-    return LEARNING_RATE * DROP_FACTOR ** (epoch * NUM_STAGES // num_epochs)
+def rate_factor(epoch: int, num_epochs: int) -> float:
+    """What the rate of an epoch is of the first one: a tenth after each third of them."""
+    return DROP_FACTOR ** (epoch * NUM_STAGES // num_epochs)
 
 
 def draw_crop(rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Recipes take turns, within a budget that was turned into epochs beforehand."""
+"""Recipes take turns, within a budget of epochs, or of minutes turned into epochs beforehand."""
 
 import json
 from pathlib import Path
@@ -8,26 +8,34 @@ from click.testing import CliRunner
 
 import tools.benchmark
 from tools.measure.recipe import (
+    PEER_RATES,
     RecipeContest,
     calibrate,
     recipe_table,
     result_of,
     run_recipe_contest,
+    search_and_compare,
     take_turns,
 )
 from tools.measure.recipe_runs import OurRecipe, Run
 
 
 class MadeRecipe:
-    """Takes the seconds it is told for an epoch, and more for the first; notes who ran when."""
+    """Takes the seconds it is told for an epoch, and more for the first; notes who ran when.
 
-    def __init__(self, name: str, seconds: float, log: list[tuple[str, int, int]]) -> None:
-        self.name, self._seconds, self._log = name, seconds, log
+    Its error with seed 0 is what it is told, with every other seed a tenth more.
+    """
+
+    def __init__(
+        self, name: str, seconds: float, log: list[tuple[str, int, int]], error: float = 0.0
+    ) -> None:
+        self.name, self._seconds, self._log, self._error = name, seconds, log, error
 
     def run(self, num_epochs: int, seed: int) -> Run:
         self._log.append((self.name, num_epochs, seed))
         seconds = (10 * self._seconds, *[self._seconds] * (num_epochs - 1))
-        return Run(epoch_seconds=seconds, num_images=100, top1_error=0.1 * seed, top5_error=0.0)
+        error = self._error + 0.1 * seed
+        return Run(epoch_seconds=seconds, num_images=100, top1_error=error, top5_error=0.0)
 
 
 def test_epochs_are_as_many_as_fit_by_the_median_without_the_first() -> None:
@@ -40,9 +48,33 @@ def test_epochs_are_as_many_as_fit_by_the_median_without_the_first() -> None:
 def test_recipes_take_turns_with_each_seed() -> None:
     log: list[tuple[str, int, int]] = []
     recipes = [MadeRecipe("a", 1.0, log), MadeRecipe("b", 1.0, log)]
-    runs = take_turns(recipes, {"a": 5, "b": 7}, 3, lambda _: None)
+    runs = take_turns(recipes, {"a": 5, "b": 7}, range(3), lambda _: None)
     assert log == [("a", 5, 0), ("b", 7, 0), ("a", 5, 1), ("b", 7, 1), ("a", 5, 2), ("b", 7, 2)]
     assert [run.top1_error for run in runs["b"]] == pytest.approx([0.0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("errors", "kept"),
+    [
+        ((0.9, 0.8, 0.3, 0.3), ["ours", "published", "b"]),  # the first of equal ones
+        ((0.2, 0.8, 0.3, 0.9), ["ours", "published"]),
+    ],
+)
+def test_the_published_peer_and_the_best_with_the_first_seed_get_all_seeds(
+    errors: tuple[float, ...], kept: list[str]
+) -> None:
+    log: list[tuple[str, int, int]] = []
+    peers = [
+        MadeRecipe(name, 1.0, log, error)
+        for name, error in zip(("published", "a", "b", "c"), errors, strict=True)
+    ]
+    epochs = dict.fromkeys(("ours", "published", "a", "b", "c"), 4)
+    runs = search_and_compare(MadeRecipe("ours", 1.0, log), peers, epochs, 3, lambda _: None)
+    assert [name for name, _, seed in log if seed == 0] == ["ours", "published", "a", "b", "c"]
+    for later in (1, 2):
+        assert [name for name, _, seed in log if seed == later] == kept
+    for name, found in runs.items():
+        assert len(found) == (3 if name in kept else 1)
 
 
 def test_a_result_is_median_and_range_over_the_seeds() -> None:
@@ -66,22 +98,30 @@ def test_our_recipe_is_an_ordinary_run(shard_folder: Path) -> None:
     assert other.seconds > 0
 
 
-def test_the_report_of_two_seeds(shard_folder: Path) -> None:
+@pytest.mark.parametrize("epochs", [None, 1])
+def test_the_report_of_two_seeds(epochs: int | None, shard_folder: Path) -> None:
     contest = RecipeContest(
-        shards=shard_folder, minutes=1e-6, seeds=2, width=1 / 32, device="cpu"
+        shards=shard_folder, minutes=1e-6, seeds=2, width=1 / 32, device="cpu", epochs=epochs
     )
     lines: list[str] = []
     report = json.loads(json.dumps(run_recipe_contest(contest, lines.append)))
-    assert [result["name"] for result in report["results"]] == ["modern", "torchvision AlexNet"]
+    names = [result["name"] for result in report["results"]]
+    assert names[:2] == ["modern", "torchvision AlexNet"] and len(names) in (2, 3)
     for result in report["results"]:
         assert result["epochs"] == 1 and [run["seed"] for run in result["runs"]] == [0, 1]
+    tried = {one["rate"]: one["top1_error"] for one in report["rates"]}
+    assert tuple(tried) == PEER_RATES and PEER_RATES[0] == 0.01
+    best = report["results"][-1 if len(names) == 3 else 1]["runs"][0]["top1_error"]
+    assert best == min(tried.values())
     settings = report["settings"]
     assert (settings["train_images"], settings["val_images"], settings["classes"]) == (39, 15, 3)
-    assert len(lines) == 2 + 4
-    header, *rows = recipe_table(report).splitlines()
+    assert (settings["epochs"], settings["minutes"]) == ((1, None) if epochs else (None, 1e-6))
+    assert len(lines) == (0 if epochs else 2) + 1 + len(PEER_RATES) + len(names)
+    header, *rows, last = recipe_table(report).splitlines()
     assert header.split()[-4:] == ["seed", "1", "epochs", "seconds"]
     median = report["results"][0]["top1_error"]["median"]
-    assert rows[0].split()[:2] == ["modern", f"{median:.1%}"] and len(rows) == 2
+    assert rows[0].split()[:2] == ["modern", f"{median:.1%}"] and len(rows) == len(names)
+    assert f"0.01: {tried[0.01]:.1%}, 0.02: " in last
 
 
 @pytest.mark.parametrize(
@@ -91,6 +131,7 @@ def test_the_report_of_two_seeds(shard_folder: Path) -> None:
         (["--minutes", "nan"], "minutes must be a number more than 0"),
         (["--minutes", "inf"], "minutes must be a number more than 0"),
         (["--seeds", "0"], "seeds must be at least 1"),
+        (["--epochs", "0"], "epochs must be at least 1"),
     ],
 )
 def test_what_means_nothing_is_a_usage_error(

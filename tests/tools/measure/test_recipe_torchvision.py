@@ -12,8 +12,8 @@ from tools.measure.recipe_torchvision import (
     TorchvisionAlexNet,
     TorchvisionRecipe,
     draw_crop,
-    learning_rate,
     normalise,
+    rate_factor,
     resized_crop,
 )
 
@@ -44,10 +44,29 @@ def test_width_scales_channels_and_hidden_units() -> None:
 
 @pytest.mark.parametrize("num_epochs", [3, 7, 90])
 def test_the_rate_drops_to_a_tenth_after_each_third(num_epochs: int) -> None:
-    rates = [learning_rate(epoch, num_epochs) for epoch in range(num_epochs)]
-    assert rates[0] == 0.01 and rates[-1] == pytest.approx(1e-4)
-    counts = [sum(rate == pytest.approx(stage) for rate in rates) for stage in (1e-2, 1e-3, 1e-4)]
+    factors = [rate_factor(epoch, num_epochs) for epoch in range(num_epochs)]
+    assert factors[0] == 1 and factors == sorted(factors, reverse=True)
+    counts = [sum(one == pytest.approx(stage) for one in factors) for stage in (1, 0.1, 0.01)]
     assert sum(counts) == num_epochs and max(counts) - min(counts) <= 1
+
+
+def test_the_steps_are_those_of_the_rate_asked_for(
+    recipe: TorchvisionRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the optimiser has them in each epoch; the published rate unless another is asked for."""
+    rates: list[float] = []
+
+    def note(
+        self: TorchvisionRecipe, model: object, optimizer: torch.optim.SGD, rng: object
+    ) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(TorchvisionRecipe, "_train_epoch", note)
+    for one in (recipe, recipe.with_rate(0.05)):
+        one.run(3, seed=0)
+    assert rates == pytest.approx([0.01, 0.001, 0.0001, 0.05, 0.005, 0.0005])
+    assert recipe.name == "torchvision AlexNet"
+    assert recipe.with_rate(0.05).name == "torchvision AlexNet, rate 0.05"
 
 
 def test_crops_lie_within_the_image_and_the_published_bounds() -> None:
