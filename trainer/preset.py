@@ -22,6 +22,8 @@ REMOVABLE = ("conv2", "conv3", "conv4", "conv5")
 LAYERS = ("conv1", *REMOVABLE, "conv6", "fc6", "fc7", "fc8")
 MAX_EPOCHS = 10_000
 MAX_DECADES = 20  # over which drops may divide the learning rate
+MAX_KERNELS = 2**20  # of a layer: their number and that of its weights are counted in 64 bits
+MAX_FACTOR = 1e6  # of what is multiplied: float32 holds the product of several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +63,20 @@ class Network:
         _require(self, "columns", self.columns in (1, 2), "1 or 2")
         for field, length in (("channels", 5), ("hidden", 2)):
             sizes = getattr(self, field)
-            even = all(size > 0 and size % 2 == 0 for size in sizes)
-            _require(self, field, len(sizes) == length and even, f"{length} even numbers over 0")
-        _require(self, "conv6", self.conv6 >= 0 and self.conv6 % 2 == 0, "even, 0 or more")
-        _require(self, "removed", set(self.removed) <= set(REMOVABLE), f"among {REMOVABLE}")
+            even = all(0 < size <= MAX_KERNELS and size % 2 == 0 for size in sizes)
+            expected = f"{length} even numbers from 2 to {MAX_KERNELS:,}"
+            _require(self, field, len(sizes) == length and even, expected)
+        even = 0 <= self.conv6 <= MAX_KERNELS and self.conv6 % 2 == 0
+        _require(self, "conv6", even, f"even, 0 to {MAX_KERNELS:,}")
+        expected = f"among {', '.join(REMOVABLE)}: two columns cannot share three colours out"
+        _require(self, "removed", set(self.removed) <= set(REMOVABLE), expected)
         _require(self, "pool_px", self.pool_px in (2, 3), "2 or 3")
         _require(self, "response_size", self.response_size % 2 == 1, "odd")
         _require(self, "map_norm_px", self.map_norm_px in (0, 3, 5, 7), "0, 3, 5 or 7")
         for field in ("response_k", "response_alpha", "response_beta", "response_size"):
-            _require(self, field, getattr(self, field) > 0, "more than 0")
+            _require_factor(self, field, positive=True)
         for field in ("map_norm_scale", "map_norm_power", "init_std", "deep_init_std"):
-            _require(self, field, getattr(self, field) >= 0, "0 or more")
+            _require_factor(self, field)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +92,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         _require_choices(self, {"mean": Mean, "lighting": Lighting})
         _require(self, "lighting_off_epoch", self.lighting_off_epoch >= 0, "0 or more")
-        _require(self, "input_divisor", self.input_divisor > 0, "more than 0")
+        within = 1 / MAX_FACTOR <= self.input_divisor <= MAX_FACTOR
+        _require(self, "input_divisor", within, f"{1 / MAX_FACTOR:g} to {MAX_FACTOR:,.0f}")
         _require(self, "images_per_crop", self.images_per_crop >= 1, "at least 1")
 
     def is_lit(self, epoch: int) -> bool:
@@ -137,9 +143,9 @@ class Training:
         for field in ("batch_size", "patience_epochs"):
             _require(self, field, getattr(self, field) >= 1, "at least 1")
         for field in ("learning_rate", "vector_rate_factor"):
-            _require(self, field, getattr(self, field) > 0, "more than 0")
+            _require_factor(self, field, positive=True)
         for field in ("weight_decay", "warmup_epochs", "num_drops"):
-            _require(self, field, getattr(self, field) >= 0, "0 or more")
+            _require_factor(self, field)
         _require(self, "batch_exponent", 0 <= self.batch_exponent <= 1, "0 to 1")
         _require(self, "momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
         plain = not self.nesterov or self.momentum > 0
@@ -162,9 +168,11 @@ class Training:
         expected = f"smaller: {drops} drops would leave less than a rate / 10^{MAX_DECADES}"
         _require(self, "drop_factor", left, expected)
         for epoch, layer, factor in self.layer_rates:
-            good = 0 <= epoch <= self.epochs and layer in LAYERS and factor >= 0
+            known = 0 <= epoch <= self.epochs and layer in LAYERS
+            good = known and 0 <= factor <= MAX_FACTOR
             expected = (
-                f"[epoch within 0..{self.epochs}, layer among {', '.join(LAYERS)}, factor >= 0]"
+                f"[epoch within 0..{self.epochs}, layer among {', '.join(LAYERS)}, "
+                f"factor 0 to {MAX_FACTOR:,.0f}]"
             )
             _require(self, "layer_rates", good, expected)
 
@@ -188,6 +196,12 @@ def _require(owner: Any, field: str, holds: bool, expected: str) -> None:
     if not holds:
         name = f"{type(owner).__name__.lower()}.{field}"
         raise ValueError(f"{name} is {getattr(owner, field)!r}, must be {expected}")
+
+
+def _require_factor(owner: Any, field: str, *, positive: bool = False) -> None:
+    value, least = getattr(owner, field), "more than 0, at most" if positive else "0 to"
+    good = 0 < value <= MAX_FACTOR or (value == 0 and not positive)
+    _require(owner, field, good, f"{least} {MAX_FACTOR:,.0f}")
 
 
 def _require_choices(owner: Any, choices: dict[str, Any]) -> None:
