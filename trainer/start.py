@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -18,9 +19,11 @@ from trainer.config import RunConfig
 from trainer.model import AlexNet, scaled
 from trainer.parallel import ALONE, Layout, build_layout, choose_mode
 from trainer.preset import Preset
+from trainer.summary import layer_sizes
 from trainer.world import World
 
 HEAD = "fc8."
+BYTES_PER_PARAMETER = 12  # float32: the weight, its gradient and its momentum
 OTHER_CLASSES = "give --replace-head for a new last layer, or take shards of the same classes"
 
 
@@ -33,8 +36,10 @@ def build_model(
 ) -> AlexNet:
     """The network with the initial weights of the seed and the normalisation of the shards.
 
-    With --init-from both come from that checkpoint. layout: this rank holds its part.
+    With --init-from both come from that checkpoint. layout: this rank holds its part. ValueError
+    where the network is larger than the memory of this machine.
     """
+    require_memory(preset, len(classes), config.width, psutil.virtual_memory().total)
     model = AlexNet(preset, len(classes), config.width, layout)
     model.initialise(config.seed)
     channel = preset.augmentation.mean == "channel"
@@ -43,6 +48,19 @@ def build_model(
     if config.init_from is not None:
         load_pretrained(model, config.init_from, classes, replace_head=config.replace_head)
     return model
+
+
+def require_memory(preset: Preset, num_classes: int, width: float, memory_bytes: int) -> None:
+    """ValueError where the parameters do not fit into that memory; maps and images come on top."""
+    sizes = layer_sizes(preset, num_classes, width)
+    num_parameters = sum(size.num_parameters for size in sizes)
+    needed_bytes = num_parameters * BYTES_PER_PARAMETER
+    if needed_bytes > memory_bytes:
+        raise ValueError(
+            f"the network has {num_parameters:,} parameters, with gradients and momentum "
+            f"{needed_bytes / 1e9:,.1f} GB; this machine has {memory_bytes / 1e9:,.1f} GB. Choose "
+            f"a smaller --width, network.channels or network.hidden"
+        )
 
 
 def find_layout(

@@ -13,9 +13,9 @@ from trainer.config import RunConfig, describe, differences
 from trainer.model import AlexNet
 from trainer.optimizer import learning_rates
 from trainer.override import override
-from trainer.presets import KRIZ2012
+from trainer.presets import KRIZ2012, PAPER
 from trainer.session import Session
-from trainer.start import load_pretrained
+from trainer.start import load_pretrained, require_memory
 from trainer.world import Wish
 
 CLASSES = ("bee", "cat", "dog")
@@ -48,6 +48,44 @@ def test_weights_and_mean_are_those_of_the_checkpoint(path: Path) -> None:
     expected = load_checkpoint(path).model
     assert model.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"columns": 1},
+        {"exchange": False},
+        {"removed": ["conv2", "conv4"]},
+        {"pool_px": 2},
+        {"norm": "batch"},
+        {"activation": "tanh", "dropout": False},
+        {"mean": "channel"},
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+@pytest.mark.parametrize("replace_head", [False, True])
+def test_every_variant_can_be_pre_trained_and_taken_over(
+    changes: dict[str, Any], replace_head: bool, path: Path
+) -> None:
+    source = star(seed=1, **changes)
+    saved = load_checkpoint(path)
+    config = saved.config | {"preset": source.preset.to_dict()}
+    save_checkpoint(path, dataclasses.replace(saved, model=source.state_dict(), config=config))
+    model, drawn = star(**changes), star(**changes).state_dict()
+    load_pretrained(model, path, CLASSES, replace_head=replace_head)
+    for name, value in model.state_dict().items():
+        new = replace_head and name.startswith("fc8.")
+        assert torch.equal(value, drawn[name] if new else source.state_dict()[name]), name
+
+
+def test_a_network_larger_than_the_memory_is_refused_with_what_it_needs() -> None:
+    """60,965,224 parameters of the paper, 12 bytes each: 731.6 MB."""
+    require_memory(PAPER, 1000, 1.0, 731_582_688)
+    message = "has 60,965,224 parameters, .* 0.7 GB; this machine has 0.7 GB. Choose a smaller"
+    with pytest.raises(ValueError, match=message):
+        require_memory(PAPER, 1000, 1.0, 731_582_687)
+    with pytest.raises(ValueError, match="smaller --width, network.channels or network.hidden"):
+        require_memory(override(PAPER, {"hidden": [2**20, 2**20]}), 1000, 16.0, 2**40)
 
 
 def test_a_run_that_averaged_gives_the_averaged_weights(path: Path) -> None:
@@ -143,6 +181,11 @@ def test_pre_training_then_fine_tuning(shard_folder: Path, tmp_path: Path) -> No
     assert rates == pytest.approx({name: base * factor for name, factor in expected.items()})
     with Session(tuning) as session:
         assert session.epoch == 1 and session.run()
+    averaged = dataclasses.replace(tuning, ema=0.9, out=tmp_path / "averaged")
+    with Session(averaged) as session:
+        assert session.trainer.ema
+        for name, value in session.trainer.ema.state_dict().items():
+            assert torch.equal(value, before[name]), name  # the average starts where the run does
     damaged = tmp_path / "first" / "best.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:999])
     other = dataclasses.replace(tuning, init_from=damaged)
