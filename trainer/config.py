@@ -95,8 +95,8 @@ class RunConfig:
         ):
             if name not in choices:
                 raise ValueError(f"{flag} is {name!r}, must be one of {', '.join(choices)}")
-        if not 0 < self.width <= 16:
-            raise ValueError(f"--width is {self.width}, must be more than 0 and at most 16")
+        if not 0.01 <= self.width <= 16:
+            raise ValueError(f"--width is {self.width}, must be 0.01 to 16")
         if self.replace_head and self.init_from is None:
             raise ValueError("--replace-head goes with --init-from CHECKPOINT only")
         if self.ema is not None:
@@ -160,6 +160,9 @@ def resolve_preset(config: RunConfig, num_images: int) -> Preset:
         training, batch_size=batch_size, learning_rate=training.learning_rate * scale
     )
     preset = dataclasses.replace(preset, training=training)
+    if config.overfit:
+        dark = dataclasses.replace(preset.augmentation, lighting="off")
+        preset = dataclasses.replace(preset, augmentation=dark)
     return stretch(preset, config.epochs) if config.epochs else preset
 
 

@@ -49,6 +49,14 @@ def test_the_learning_rate_is_scaled_with_the_batch() -> None:
     assert resolve_preset(config(), 10**6) == MODERN
 
 
+def test_what_is_learnt_by_heart_is_neither_lit_nor_divided() -> None:
+    """kriz2012 divides by 1.1 in training while lighting is on, and not where it is tested."""
+    preset = resolve_preset(config(preset="kriz2012", overfit=32), 32)
+    assert preset.augmentation == override(KRIZ2012, {"lighting": "off"}).augmentation
+    assert preset.augmentation.divisor(0) == 1.0
+    assert resolve_preset(config(preset="kriz2012"), 32).augmentation.divisor(0) == 1.1
+
+
 def test_config_and_set_change_the_preset_and_set_wins(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[training]\nmomentum = 0.5\nepochs = 30\n[network]\nconv6 = 256\n")
@@ -89,6 +97,7 @@ def test_a_batch_larger_than_the_training_split_is_refused() -> None:
         ("device", "tpu"),
         ("precision", "fp8"),
         ("width", 0.0),
+        ("width", 1e-300),
         ("width", float("nan")),
         ("micro_batch", 0),
         ("ema", 1.0),
