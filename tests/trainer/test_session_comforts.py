@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.test_session import assert_same_run, config, last, metrics, train
+from tests.trainer.test_session import EVENTS, assert_same_run, config, last, metrics, train
 from tests.trainer.test_sinks import age
 from trainer.checkpoint import restore_model
 from trainer.config import RunConfig
-from trainer.evaluate import evaluate
+from trainer.evaluate import Errors, evaluate
+from trainer.model import AlexNet
 from trainer.session import Session
 
 EVERYTHING: dict[str, Any] = {
@@ -22,20 +23,80 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("preset", ["modern", "paper"])
+@pytest.mark.parametrize("preset", ["modern", "paper", "kriz2012"])
 def test_with_everything_on_a_run_stopped_anywhere_ends_bit_equal(
     preset: str, shard_folder: Path, tmp_path: Path
 ) -> None:
+    """kriz2012 with its drop, its slower conv1 and conv1 frozen, stopped before and after each."""
     options = {"preset": preset, **EVERYTHING}
+    limits = [1, 6]
+    if preset == "kriz2012":
+        options |= {"epochs": None, "settings": EVENTS}
+        limits = [3, 5, 7, 10]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(shard_folder, whole, **options)
-    for limit in (1, 6):
+    for limit in limits:
         assert train(shard_folder, parts, limit_steps=limit, **options)
         assert last(parts).progress["step"] == limit
     assert train(shard_folder, parts, **options)
     assert_same_run(whole, parts)
     checkpoint = last(whole)
     assert checkpoint.ema.keys() == checkpoint.model.keys() and "scale" in checkpoint.arithmetic
+
+
+def test_a_layer_frozen_from_the_first_step_stays_as_it_was_in_fp16(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    """It never has a gradient; the scaled step passes over it, also after a resume."""
+    frozen = ('layer_rates=[[0, "conv1", 0.0], [0, "fc6", 0.0]]',)
+    options = {"preset": "paper", "settings": frozen, **EVERYTHING}
+    with Session(config(shard_folder, tmp_path, **options)) as session:
+        before = {name: value.clone() for name, value in session.model.state_dict().items()}
+    assert train(shard_folder, tmp_path, limit_steps=3, **options)
+    assert train(shard_folder, tmp_path, **options)
+    for name, value in last(tmp_path).model.items():
+        held = name.split(".")[0] in ("conv1", "fc6", "normalise")
+        assert torch.equal(value, before[name]) == held, name
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+@pytest.mark.parametrize("stops", [(5, 9), (8, 12, 15), (4, 11, 16)])
+def test_a_plateau_found_before_a_stop_holds_after_it(
+    stops: tuple[int, ...],
+    ema: float | None,
+    shard_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made-up errors of five epochs of four steps: drops after the second and the fifth best."""
+    errors = [0.9, 0.9, 0.8, 0.7, 0.7]
+
+    def made_up(model: AlexNet, batches: object, **options: object) -> Errors:
+        error = errors[sessions[-1].epoch]
+        return Errors(num_images=15, loss=1.0, top1_error=error, top5_error=0.0)
+
+    monkeypatch.setattr("trainer.session.evaluate", made_up)
+    sessions: list[Session] = []
+
+    def run(out: Path, limit_steps: int | None = None) -> None:
+        settings = ("patience_epochs=1", "num_drops=2")
+        with Session(
+            config(
+                shard_folder, out, preset="paper", epochs=5, settings=settings, ema=ema,
+                limit_steps=limit_steps,
+            )
+        ) as session:  # fmt: skip
+            sessions.append(session)
+            assert session.run()
+
+    run(tmp_path / "whole")
+    for stop in stops:
+        run(tmp_path / "parts", stop)
+    run(tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    rates = [line["learning_rate"] for line in metrics(tmp_path / "parts")]
+    assert rates == pytest.approx([0.01 / 16] * 2 + [0.001 / 16] * 3)
+    assert last(tmp_path / "parts").schedule["drops"] == 2
 
 
 def test_limited_steps_end_well_and_say_how_to_go_on(
@@ -163,7 +224,7 @@ def test_weights_spoilt_in_the_last_step_before_a_stop_are_not_saved(
 # ---- --overfit ----
 
 
-@pytest.mark.parametrize("preset", ["modern", "paper"])
+@pytest.mark.parametrize("preset", ["modern", "paper", "kriz2012"])
 def test_an_overfit_run_stopped_anywhere_ends_bit_equal(
     preset: str, shard_folder: Path, tmp_path: Path
 ) -> None:
