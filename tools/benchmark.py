@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """How fast each stage is, against what else could do its work, and whether training is fed.
 
+    tools/benchmark.py preflight shards/                         what to expect, in 30 seconds
     tools/benchmark.py fed --shards shards/ --require 0.97       exit code 1 where it is not
     tools/benchmark.py trainer --shards shards/                  the step alone: the ceiling
     tools/benchmark.py loader --shards shards/ --against torch --against stock-dali
@@ -12,9 +13,9 @@
 import click
 
 from tools.measure.commands import loader, peers, prepare, recipe
-from tools.measure.fed_commands import fed, trainer
+from tools.measure.fed_commands import fed, preflight, trainer
 
-COMMANDS = (fed, trainer, loader, peers, prepare, recipe)
+COMMANDS = (preflight, fed, trainer, loader, peers, prepare, recipe)
 
 
 @click.group(

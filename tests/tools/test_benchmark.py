@@ -49,4 +49,4 @@ def test_a_folder_without_shards_is_one_message_and_exit_code_1(tmp_path: Path) 
 def test_an_unknown_peer_is_a_usage_error_that_names_those_there_are(shard_folder: Path) -> None:
     done = CliRunner().invoke(main, ["loader", "--shards", str(shard_folder), "--against", "x"])
     assert done.exit_code == 2
-    assert "'torch', 'stock-dali', 'webdataset', 'ffcv'" in done.output
+    assert "'torch', 'torchvision', 'stock-dali', 'webdataset', 'ffcv'" in done.output

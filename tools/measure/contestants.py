@@ -44,6 +44,13 @@ PEERS = {
             install="pip install torch pillow",
         ),
         Entrant(
+            name="torchvision",
+            module="tools.measure.peers_torchvision",
+            needs=("torch", "torchvision"),
+            packages=("torchvision",),
+            install="pip install torchvision",
+        ),
+        Entrant(
             name="stock-dali",
             module="tools.measure.peers_dali",
             needs=("nvidia.dali",),

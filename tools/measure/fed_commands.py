@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pipeline.locations import Location
 from pipeline.messages import clear_errors
 from tools.measure.fed import FedContest, run_fed_contest
 from tools.measure.fed_table import fed_table
@@ -15,8 +16,10 @@ from tools.measure.options import (
     step_config,
     step_options,
 )
+from tools.measure.preflight import Preflight, run_preflight
+from tools.measure.preflight_table import preflight_table
 from tools.measure.ranks import in_every_rank
-from tools.measure.table import Paths, Table, publish, report_table
+from tools.measure.table import Paths, Table, measure, publish, report_table
 from trainer.world import World
 
 SECONDS = click.option(
@@ -25,7 +28,7 @@ SECONDS = click.option(
 
 
 @click.command()
-@step_options
+@step_options()
 @repeats_option
 @SECONDS
 @publishing_options
@@ -44,7 +47,7 @@ def trainer(
 
 
 @click.command()
-@step_options
+@step_options()
 @click.option(
     "--require",
     type=float,
@@ -71,6 +74,23 @@ def fed(
     _measure(contest, Paths(json_path, plot_path), fed_table)
 
 
+@click.command()
+@click.argument("shards", type=Location())
+@step_options(with_shards=False)
+@click.option("--seconds", default=30.0, help="In all, about.")
+@publishing_options
+@clear_errors
+def preflight(
+    seconds: float, json_path: Path | None, plot_path: Path | None, **options: Any
+) -> None:
+    """What a training from SHARDS is to expect here, in half a minute: images/s, hours, whether
+    1, 2 and 4 GPUs would be fed, memory, and what is short; with the options of
+    trainer/run.py."""
+    paths = Paths(json_path, plot_path)
+    asked = {"config": step_config(options), "seconds": seconds}
+    measure(Preflight, run_preflight, asked, paths, preflight_table)
+
+
 def _contest(options: dict[str, Any], **asked: Any) -> FedContest:
     try:
         return FedContest(config=step_config(options), **asked)
@@ -83,7 +103,7 @@ def _measure(contest: FedContest, paths: Paths, table: Table) -> None:
     of what was required."""
     paths.check()
 
-    def measure(world: World) -> dict[str, Any]:
+    def in_a_rank(world: World) -> dict[str, Any]:
         told: Callable[[str], None] = _tell if world.is_first else _ignore
         return run_fed_contest(contest, world, told)
 
@@ -91,7 +111,7 @@ def _measure(contest: FedContest, paths: Paths, table: Table) -> None:
         publish(report, paths, table)
         return contest.require is None or bool(report["fed"])
 
-    in_every_rank(contest.config, measure, tell)
+    in_every_rank(contest.config, in_a_rank, tell)
 
 
 def _tell(line: str) -> None:

@@ -14,7 +14,7 @@ Command = Callable[..., Any]
 # What a run is told of its folder, its end and its first weights changes no step's time.
 NOT_MEASURED = (
     "out", "limit_steps", "max_restarts", "tensorboard", "weight_report", "fed_ratio", "overfit",
-    "init_from", "replace_head",
+    "init_from", "replace_head", "save_every_epochs", "save_every_minutes",
 )  # fmt: skip
 
 
@@ -67,12 +67,22 @@ def contest_options(command: Command) -> Command:
     return command
 
 
-def step_options(command: Command) -> Command:
-    """Adds the options of a run that its steps depend on, as the training command has them."""
-    run_options(command)
-    parameters: list[click.Parameter] = getattr(command, "__click_params__")
-    parameters[:] = [each for each in parameters if each.name not in NOT_MEASURED]
-    return command
+def step_options(*, with_shards: bool = True) -> Callable[[Command], Command]:
+    """Adds the options of a run that its steps depend on, as the training command has them.
+
+    with_shards: --shards among them. A field of the run that none of them sets is its default.
+    """
+    left_out = NOT_MEASURED if with_shards else (*NOT_MEASURED, "shards")
+    own = click.Command("run", params=[])
+    run_options(own)
+
+    def add(command: Command) -> Command:
+        kept = [each for each in own.params if each.name not in left_out]
+        parameters: list[click.Parameter] = command.__dict__.setdefault("__click_params__", [])
+        parameters.extend(kept)
+        return command
+
+    return add
 
 
 def step_config(options: dict[str, Any]) -> RunConfig:

@@ -10,7 +10,7 @@ rounds by turns); a prefetch factor of 4 instead of 2 made no difference.
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -23,17 +23,19 @@ from pipeline.manifest import open_dataset
 from tools.measure.feed import FeedSettings, lighting_matrix
 
 Sample = tuple[torch.Tensor, int]
+Render = Callable[[bytes, tuple[int, int, int], torch.Tensor], torch.Tensor]
 
 
 class Photographs(Dataset[Sample]):
     """Items: float32 (3, 224, 224), cropped, flipped and lit; label."""
 
-    def __init__(self, settings: FeedSettings) -> None:
+    def __init__(self, settings: FeedSettings, render_one: Render) -> None:
         dataset = open_dataset(settings.shards)
         shards = dataset.split("train").shards
         self._paths = [settings.shards / shard.name for shard in shards]
         self._index = dataset.index("train")
         self._matrix = torch.from_numpy(lighting_matrix(settings.shards)).float()
+        self._render = render_one
         self._descriptors: dict[int, int] = {}  # of this process; workers are forked before use
 
     def __len__(self) -> int:
@@ -42,7 +44,7 @@ class Photographs(Dataset[Sample]):
     def __getitem__(self, row: int) -> Sample:
         found = self._index[row]
         data = self._read(int(found["shard"]), int(found["size"]), int(found["offset"]))
-        image = render(data, draw_crop(), draw_offset(self._matrix))
+        image = self._render(data, draw_crop(), draw_offset(self._matrix))
         return image, int(found["label"])
 
     def _read(self, shard: int, size: int, offset: int) -> bytes:
@@ -52,11 +54,11 @@ class Photographs(Dataset[Sample]):
 
 
 class TorchFeed:
-    """A pass is one epoch of a DataLoader."""
+    """A pass is one epoch of a DataLoader. render_one: makes an image of its bytes and draws."""
 
-    def __init__(self, settings: FeedSettings) -> None:
+    def __init__(self, settings: FeedSettings, render_one: Render) -> None:
         self._loader = DataLoader(
-            Photographs(settings),
+            Photographs(settings, render_one),
             batch_size=settings.batch_size,
             shuffle=True,
             drop_last=True,
@@ -100,4 +102,4 @@ def render(data: bytes, crop: tuple[int, int, int], offset: torch.Tensor) -> tor
 
 def open_feed(name: str, settings: FeedSettings) -> TorchFeed:
     """torch's DataLoader."""
-    return TorchFeed(settings)
+    return TorchFeed(settings, render)

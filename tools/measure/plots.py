@@ -20,6 +20,11 @@ def require_matplotlib() -> None:
         raise ValueError("--plot: matplotlib is not installed; pip install 'fullfeed[plot]'")
 
 
+def images_text(speed: float) -> str:
+    """Images per second; of few two digits."""
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+
+
 def plot_report(report: Mapping[str, Any]) -> bytes:
     """A PNG file of an object that `build_report` or `feeding` made; its results are not empty."""
     from matplotlib.figure import Figure
@@ -52,7 +57,7 @@ def _draw_bars(axes: "Axes", report: Mapping[str, Any]) -> None:
     axes.errorbar(medians, places, xerr=spread, fmt="none", ecolor="black", capsize=4, lw=1)
     for place, speed in zip(places, speeds, strict=True):
         axes.annotate(
-            f"{speed['median']:,.0f}", (speed["max"], place), (6, 0),
+            images_text(speed["median"]), (speed["max"], place), (6, 0),
             textcoords="offset points", va="center", fontsize=9,
         )  # fmt: skip
     axes.set_yticks(places, [result["name"] for result in results])

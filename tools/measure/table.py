@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.atomic import write_whole
-from tools.measure.plots import plot_report, require_matplotlib
+from tools.measure.plots import images_text, plot_report, require_matplotlib
 
 Contest = TypeVar("Contest")
 Table = Callable[[Mapping[str, Any]], str]
@@ -21,7 +21,7 @@ def report_table(report: Mapping[str, Any]) -> str:
     lines = [row("images per second", "median", "min", "max")]
     for result in report["results"]:
         speed = result["images_per_second"]
-        lines.append(row(result["name"], *(f"{speed[key]:,.0f}" for key in speed)))
+        lines.append(row(result["name"], *(images_text(speed[key]) for key in speed)))
     lines += _cost_lines(report["results"])
     if report["ratios"]:
         lines += ["", row("ratio, round by round", "median", "min", "max")]

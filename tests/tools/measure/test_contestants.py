@@ -21,5 +21,5 @@ def test_what_is_installed_lacks_nothing() -> None:
 
 
 def test_the_names_of_the_peers_are_frozen() -> None:
-    assert list(PEERS) == ["torch", "stock-dali", "webdataset", "ffcv"]
+    assert list(PEERS) == ["torch", "torchvision", "stock-dali", "webdataset", "ffcv"]
     assert all(name == entrant.name for name, entrant in PEERS.items())

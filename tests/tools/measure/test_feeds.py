@@ -23,7 +23,7 @@ from tools.measure.peers_torch import render as torch_render
 BATCH_SIZE = 8
 TOLERANCE = 1e-3  # of 0..255: recovering an offset by subtraction rounds
 ENTRANTS = (our_entrant("numpy"), our_entrant("dali-cpu"), *PEERS.values())
-EXACT_EPOCHS = ("numpy", "dali-cpu", "torch", "ffcv")  # the others draw from a buffer
+EXACT_EPOCHS = ("numpy", "dali-cpu", "torch", "torchvision", "ffcv")  # others: a buffer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*multi-threaded, use of fork:DeprecationWarning"  # torch's workers are forked
@@ -163,6 +163,20 @@ def test_torch_s_pixels_for_fixed_draws_equal_the_reference_bit_for_bit(
     offset = np.array([3.5, -20.25, 0.1], np.float32)
     for data in stored_bytes(shard_folder)[:6]:
         image = torch_render(data, crop, torch.from_numpy(offset))
+        wanted = render(decode_stored(data), np.array(crop, np.int32), offset)
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), wanted)
+
+
+def test_torchvision_s_pixels_for_fixed_draws_equal_the_reference_bit_for_bit(
+    shard_folder: Path,
+) -> None:
+    if PEERS["torchvision"].lack:
+        pytest.skip(PEERS["torchvision"].lack)
+    from tools.measure.peers_torchvision import render as torchvision_render
+
+    offset = np.array([3.5, -20.25, 0.1], np.float32)
+    for data, crop in zip(stored_bytes(shard_folder), [(0, 0, 0), (7, 32, 1)], strict=False):
+        image = torchvision_render(data, crop, torch.from_numpy(offset))
         wanted = render(decode_stored(data), np.array(crop, np.int32), offset)
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), wanted)
 

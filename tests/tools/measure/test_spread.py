@@ -2,7 +2,13 @@
 
 import pytest
 
-from tools.measure.spread import Spread, require_repeats, round_ratios, spread_of
+from tools.measure.spread import (
+    Spread,
+    percentiles,
+    require_repeats,
+    round_ratios,
+    spread_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +43,13 @@ def test_fewer_than_five_repeats_are_refused_with_the_reason(repeats: int) -> No
 
 def test_five_repeats_are_enough() -> None:
     require_repeats(5)
+
+
+def test_percentiles_of_a_known_series() -> None:
+    """0, 1, … 100 in any order: each percentile is itself."""
+    values = [float(value) for value in range(100, -1, -1)]
+    assert percentiles(values) == {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
+
+
+def test_one_value_is_each_of_its_percentiles() -> None:
+    assert percentiles([3.0]) == {"p50": 3.0, "p90": 3.0, "p99": 3.0, "max": 3.0}

@@ -1,0 +1,80 @@
+"""Half a minute's look at a machine: every key, on the whole and where there is nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tests.trainer.conftest import make_batch
+from tools import benchmark
+from tools.measure.fed import NO_GPU
+from tools.measure.preflight import Preflight, first_of, run_preflight
+from tools.measure.preflight_table import preflight_table
+from trainer.config import RunConfig
+from trainer.loop import Trainer
+
+
+def config(shards: Path, **changes: Any) -> RunConfig:
+    small: dict[str, Any] = {"batch_size": 8, "width": 1 / 32, "device": "cpu"}
+    return RunConfig(**{"shards": shards, "backend": "numpy", **small, **changes})
+
+
+def test_the_json_form_is_frozen_and_has_a_table(
+    shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "train_step", lambda trainer, batch: torch.zeros(()))
+    looked = run_preflight(Preflight(config=config(shard_folder), seconds=5))
+    report = json.loads(json.dumps(looked))
+    assert set(report) == {
+        "results", "ratios", "machine", "settings", "not_measured", "expected", "outlook",
+        "memory", "advice",
+    }  # fmt: skip
+    names = [each["name"] for each in report["results"]]
+    assert names == ["storage", "loader", "loader, 1 of 2", "loader, 1 of 4", "step"]
+    assert all(each["images_per_second"]["min"] > 0 for each in report["results"])
+    assert set(report["settings"]) == {
+        "repeats", "seconds", "batch_size", "step_images", "preset", "width", "precision",
+        "device", "images", "epochs",
+    }  # fmt: skip
+    assert (report["settings"]["images"], report["settings"]["epochs"]) == (39, 90)
+    expected = report["expected"]
+    assert expected["hours"] == pytest.approx(90 * expected["hours_per_epoch"])
+    rate = expected["images_per_second"]
+    assert expected["hours_per_epoch"] * rate * 3600 == pytest.approx(39)
+    assert [row["devices"] for row in report["outlook"]] == [1, 2, 4]
+    assert report["memory"]["resident_bytes"] == 39 * 256 * 256 * 3
+    assert report["memory"]["shards_fit"] is True
+    table = preflight_table(report)
+    assert "39 images" in table and "for 90 epochs" in table
+    if not torch.cuda.is_available():
+        assert report["not_measured"] == {"1, 2, 4 GPUs": NO_GPU}
+        assert report["advice"].startswith(NO_GPU)
+        assert all(row["fed"] is None for row in report["outlook"])
+
+
+def test_a_batch_may_be_cut_short() -> None:
+    batch = make_batch(8, 3)
+    few = first_of(batch, 3)
+    assert torch.equal(few.images, batch.images[:3]) and len(few.crop) == len(few.ids) == 3
+    assert len(first_of(batch, 100).labels) == 8
+
+
+@pytest.mark.parametrize("seconds", [0, 4.9, 3601])
+def test_a_time_too_short_to_mean_anything_is_refused(tmp_path: Path, seconds: float) -> None:
+    with pytest.raises(ValueError, match="--seconds is .*, must be within 5..3600"):
+        Preflight(config=config(tmp_path), seconds=seconds)
+
+
+def test_a_folder_without_shards_is_one_message_and_exit_code_1(tmp_path: Path) -> None:
+    done = CliRunner().invoke(benchmark.main, ["preflight", str(tmp_path)])
+    assert done.exit_code == 1 and "prepare_shards.py" in done.output
+
+
+def test_shards_elsewhere_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
+    arguments = ["preflight", "memory://no/shards", "--stage-dir", str(tmp_path)]
+    done = CliRunner().invoke(benchmark.main, arguments)
+    assert done.exit_code == 1 and "is not on this machine" in done.output
