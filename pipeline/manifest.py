@@ -143,7 +143,7 @@ def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
         num_originals = len(read_source_crc32(folder, split, number))
         dali_index = dali_index_path(folder, split, number).read_bytes()
         component = COMPONENTS[receipt.settings["encoding"]]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     whole = size == receipt.bytes and len(rows) == receipt.samples
     whole = whole and num_originals == receipt.samples + len(receipt.quarantined)
@@ -231,6 +231,7 @@ def open_dataset(folder: Path, *, check_sizes: bool = True) -> Dataset:
         AttributeError,
         KeyError,
         TypeError,
+        RecursionError,  # of brackets without end
     ) as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}); prepare again, finished shards "

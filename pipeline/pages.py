@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.thrift import read_struct, read_varint
+
 SPAN_DTYPE = np.dtype(
     [
         ("offset", "<i8"),  # of the first byte to read from the file
@@ -93,7 +95,7 @@ def _pages(chunk: Chunk) -> Iterator[_Page]:
     """The pages of a chunk."""
     at = 0
     while at < len(chunk.data):
-        header, length = _thrift_struct(bytes(chunk.data[at : at + MAX_HEADER_BYTES]), 0)
+        header, length = read_struct(bytes(chunk.data[at : at + MAX_HEADER_BYTES]), 0)
         kind, num_bytes, start = header[1], header[2], at + length
         at = start + header[3]
         if not start <= at <= len(chunk.data) or not 0 <= num_bytes <= MAX_PAGE_BYTES:
@@ -207,7 +209,7 @@ def _snappy_element(data: memoryview, at: int) -> tuple[int, int, int]:
 
 def _preamble(body: memoryview, codec: str) -> int:
     """Bytes before what is packed: in snappy's case the length that it unpacks to."""
-    return _varint(body, 0)[1] if codec == "snappy" and len(body) else 0
+    return read_varint(body, 0)[1] if codec == "snappy" and len(body) else 0
 
 
 def _unpacked(stored: bytes | memoryview, num_bytes: int, codec: str | None) -> memoryview:
@@ -225,7 +227,7 @@ def _hybrid(data: memoryview, width: int, count: int) -> NDArray[np.int64]:
     parts = [np.zeros(count if width == 0 else 0, np.int64)]
     at, num_found = 0, len(parts[0])
     while num_found < count:
-        head, at = _varint(data, at)
+        head, at = read_varint(data, at)
         if head & 1:
             num_bytes = (head >> 1) * width  # eight numbers take as many bytes as one has bits
             packed = np.frombuffer(data[at : at + num_bytes], np.uint8)
@@ -241,39 +243,6 @@ def _hybrid(data: memoryview, width: int, count: int) -> NDArray[np.int64]:
         num_found += len(part)
         parts.append(part)
     return np.concatenate(parts)[:count]
-
-
-def _thrift_struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
-    """A struct of thrift's compact protocol at `at`: fields by number, and where it ends."""
-    fields: dict[int, Any] = {}
-    number = 0
-    while data[at]:
-        kind, number = data[at] & 15, number + (data[at] >> 4)
-        at += 1
-        if kind in (1, 2):  # true, false
-            fields[number] = kind == 1
-        elif kind in (4, 5, 6):  # integers, zigzag: 0, -1, 1, -2, …
-            value, at = _varint(data, at)
-            fields[number] = value >> 1 ^ -(value & 1)
-        elif kind == 8:  # bytes
-            length, at = _varint(data, at)
-            fields[number], at = data[at : at + length], at + length
-        elif kind == 12:
-            fields[number], at = _thrift_struct(data, at)
-        else:
-            raise KeyError(f"a field of kind {kind}")
-    return fields, at + 1
-
-
-def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, and where it ends."""
-    value = shift = 0
-    while True:
-        value |= (data[at] & 127) << shift
-        shift += 7
-        at += 1
-        if data[at - 1] < 128:
-            return value, at
 
 
 def _as_varint(value: int) -> bytes:

@@ -3,6 +3,7 @@
 import json
 import mmap
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,13 +26,15 @@ from pipeline.originals import (
     sorted_listing,
 )
 from pipeline.pages import Chunk, Spans, unpack, value_spans
+from pipeline.thrift import read_struct
 
 SPLIT_NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 MAX_LISTERS = 4  # files listed at once; each may hold a row group unpacked, 110 MB at 1,000 images
 MAX_CLASSES = 1 << 20  # a damaged label can be any number, and each up to it would get a name
-CODECS = {  # as a file's metadata names them -> as pyarrow.decompress does
-    "UNCOMPRESSED": None, "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd",
+CODECS = {  # by their number in parquet.thrift, as pyarrow.decompress names them
+    0: None, 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd",
 }  # fmt: skip
+TAIL_BYTES = 8  # of a file: the length of its footer, 4 bytes, and "PAR1"
 
 
 @dataclass(frozen=True)
@@ -190,13 +193,7 @@ def _image_spans(file: Any, column: int, data: memoryview) -> tuple[Spans, str |
     """Where the images of an opened file, `data`, lie, and how they are compressed."""
     level = file.schema.column(column).max_definition_level
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-    codecs = {group.column(column).compression for group in groups} or {"UNCOMPRESSED"}
-    if len(codecs) > 1 or not codecs <= CODECS.keys():
-        raise ValueError(
-            f"it is compressed by {', '.join(sorted(codecs))}; expected one of "
-            f"{', '.join(CODECS)}: write it anew with one of those"
-        )
-    codec = CODECS[codecs.pop()]
+    codec = _codec(data, column)
     found = [value_spans(Chunk(memoryview(b""), 0, None, 0, 0))]
     for group in groups:
         chunk = group.column(column)
@@ -208,6 +205,28 @@ def _image_spans(file: Any, column: int, data: memoryview) -> tuple[Spans, str |
     return np.concatenate(found), codec
 
 
+def _codec(data: memoryview, column: int) -> str | None:
+    """How a column of the file `data` is compressed.
+
+    Read from the footer itself: asked for a codec that it does not know, as damage may name,
+    pyarrow ends the process. Fields by their numbers in parquet.thrift.
+    """
+    length = int.from_bytes(data[-TAIL_BYTES:][:4], "little")
+    try:
+        footer, _ = read_struct(bytes(data[-length - TAIL_BYTES : -TAIL_BYTES]), 0)
+        chunks = [row_group[1][column] for row_group in footer[4]]
+        numbers = {int(chunk[3][4]) for chunk in chunks} or {0}
+    except (LookupError, TypeError, RecursionError, struct.error) as error:
+        raise ValueError(f"its footer is damaged ({error!r})") from error
+    if len(numbers) > 1 or not numbers <= CODECS.keys():
+        shown = ", ".join(map(str, sorted(numbers)))
+        names = ", ".join(name or "none" for name in CODECS.values())
+        raise ValueError(
+            f"it is compressed by codec {shown}; expected one of {names}: write it anew with that"
+        )
+    return CODECS[numbers.pop()]
+
+
 def _class_names(path: Path) -> tuple[str, ...] | None:
     """The names in the "huggingface" entry of the file's metadata, if it has one."""
     with _open(path) as file, _damage_of(path):
@@ -215,7 +234,7 @@ def _class_names(path: Path) -> tuple[str, ...] | None:
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features["label"]["names"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 

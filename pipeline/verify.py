@@ -167,7 +167,7 @@ def _quarantined(dataset: Dataset, split: str, findings: Findings) -> dict[int, 
     try:
         entries = [json.loads(line) for line in path.read_text().splitlines()]
         return {int(e["id"]): str(e["source"]) for e in entries if e["split"] == split}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         findings.other.append(f"{path} cannot be read: {error}")
         return {}
 

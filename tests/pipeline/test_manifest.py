@@ -126,6 +126,10 @@ DAMAGES: dict[str, tuple[Change, str]] = {
         lambda folder: (folder / DATASET_NAME).write_text("[1]"),
         r"dataset.json is damaged .*prepare again",
     ),
+    "brackets without end": (
+        lambda folder: (folder / DATASET_NAME).write_text("[" * 100_000),
+        r"dataset.json is damaged .*RecursionError.*prepare again",
+    ),
     "splits that are a list": (
         lambda folder: rewrite(folder / DATASET_NAME, splits=["train"]),
         r"dataset.json is damaged .*prepare again",
@@ -191,6 +195,7 @@ SPOILT: dict[str, Change] = {
     "cut": lambda folder: cut_file(folder / RECEIPT, 20),
     "emptied": lambda folder: (folder / RECEIPT).write_bytes(b""),
     "no text": lambda folder: flip_byte(folder / RECEIPT, 10),
+    "brackets without end": lambda folder: (folder / RECEIPT).write_text("[" * 100_000),
     "a list": lambda folder: (folder / RECEIPT).write_text("[]"),
     "another split": lambda folder: rewrite(folder / RECEIPT, split="val"),
     "samples that are no number": lambda folder: rewrite(folder / RECEIPT, samples=None),

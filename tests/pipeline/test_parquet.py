@@ -12,6 +12,7 @@ import pytest
 from pipeline.pages import SNAPPY_BLOCK_BYTES
 from pipeline.parquet import ParquetPlaces
 from pipeline.sources import open_source
+from pipeline.thrift import read_struct
 from tests.conftest import contents, cut_file
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -176,6 +177,45 @@ def test_damage_of_values_is_one_error_that_names_the_file_or_other_values(
         else:
             assert sum(len(listing) for listing in source.splits.values()) <= 5
     assert refused > 20
+
+
+def test_a_damaged_footer_is_refused_or_read_and_never_ends_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "train-0.parquet"
+    write_rows(path, [0, 2, 1, 1, 0], names=None)
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    rng = np.random.default_rng(8)
+    refused = 0
+    for position in range(footer, len(data), 11):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            open_source(tmp_path)
+        except ValueError as error:
+            assert str(tmp_path) in str(error)
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize("number", [3, 5, 18, 63])
+def test_a_codec_that_is_none_is_refused_and_pyarrow_is_not_asked(
+    tmp_path: Path, number: int
+) -> None:
+    path = tmp_path / "train-0.parquet"
+    write_rows(path, [0, 1, 1], names=None, compression="snappy")
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[-8:-4], "little")
+    start = len(data) - 8 - length
+    footer, _ = read_struct(bytes(data[start:-8]), 0)
+    bytes_chunk = footer[4][0][1][0]
+    assert bytes_chunk[3][3] == [b"image", b"bytes"] and bytes_chunk[3][4] == 1  # snappy
+    path_end = start + data[start:].index(b"\x05image\x05bytes") + len(b"\x05image\x05bytes")
+    assert data[path_end : path_end + 2] == b"\x15\x02"  # the next field, an integer: 1
+    data[path_end + 1] = number << 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{path} .* compressed by codec {number}; expected"):
+        open_source(tmp_path)
 
 
 def test_files_without_train_are_refused(tmp_path: Path) -> None:

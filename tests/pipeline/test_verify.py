@@ -244,6 +244,10 @@ HARMS_OF_THE_WHOLE = [
     (lambda folder: (folder / "val.index.npy").unlink(), "val.index.npy cannot be read"),
     (lambda folder: (folder / QUARANTINE_NAME).unlink(), "quarantine.jsonl cannot be read"),
     (lambda folder: (folder / QUARANTINE_NAME).write_text("{"), "quarantine.jsonl cannot be read"),
+    (
+        lambda folder: (folder / QUARANTINE_NAME).write_text("[" * 100_000),
+        "quarantine.jsonl cannot be read",
+    ),
     (quarantine_less, "quarantine.jsonl lists 1 originals of train, dataset.json says 2"),
     (quarantine_a_written_one, "train: a quarantined original is in a shard as well"),
     (change_train(found=40), "train: found 40 is not written 39 + quarantined 2"),
