@@ -1,6 +1,5 @@
 """Files of an object store brought here: tried again, watched, given up with a reason."""
 
-import asyncio
 import concurrent.futures
 import errno
 import tempfile
@@ -90,6 +89,8 @@ def _copy(
 
 def _copy_from_store(store: Any, path: str, target: Path, watch: "_Watch") -> None:
     """Runs the store's own download in its event loop, and cancels it where it stalls."""
+    import asyncio  # a tenth of a worker's start, which has no use for it
+
     from fsspec.callbacks import Callback
 
     protocols = [store.protocol] if isinstance(store.protocol, str) else store.protocol

@@ -5,8 +5,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-from tqdm import tqdm
-
 LINE_SECONDS = 15.0  # between two plain lines
 
 
@@ -18,6 +16,8 @@ class Progress:
         self._start = self._shown = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
+            from tqdm import tqdm  # a worker process imports this module and shows nothing
+
             self._bar = tqdm(total=total, desc=name, unit=unit, smoothing=0.1, dynamic_ncols=True)
 
     def __enter__(self) -> Self:
