@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import SynchronizedArray
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -124,6 +125,7 @@ def _run_in_processes(shards: list[PlannedShard], num_workers: int, report: Repo
         stop = context.Event()
     stages: Stages = Counter()
     waiting = (shard.task() for shard in shards)  # names go along only now
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(num_workers, context, _start_worker, (done, stop))
     try:
         running: set[Future[Stages]] = set()
@@ -148,4 +150,20 @@ def _run_in_processes(shards: list[PlannedShard], num_workers: int, report: Repo
         ) from error
     finally:
         stop.set()
+        _shut_down(pool, set(multiprocessing.active_children()) - others)
+
+
+def _shut_down(pool: ProcessPoolExecutor, workers: set[BaseProcess]) -> None:
+    """Waits for the workers, which stop after the image in hand; Ctrl-C meanwhile kills them.
+
+    What a killed one leaves unfinished does no harm, and one that a dead disk holds up would
+    never end.
+    """
+    try:
         pool.shutdown(cancel_futures=True)
+    except KeyboardInterrupt:
+        with interrupts_held():
+            for worker in workers:
+                worker.kill()
+            pool.shutdown()
+        raise

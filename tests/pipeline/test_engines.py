@@ -217,6 +217,40 @@ def test_an_interrupt_that_any_thread_takes_waits_for_the_end_of_the_block() -> 
     assert done_in_block == 10_000
 
 
+def test_a_second_interrupt_kills_workers_that_do_not_end(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    tasks = list(plan(open_source(image_folder), tmp_path, Settings(images_per_shard=3)))
+    ended = threading.Event()
+
+    def interrupt() -> None:
+        while not ended.wait(0.3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    impatient = threading.Thread(target=interrupt)
+
+    def stop_workers(done: Tally) -> None:
+        for worker in multiprocessing.active_children():
+            assert worker.pid
+            os.kill(worker.pid, signal.SIGSTOP)  # as if the disk did not answer
+        impatient.start()
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            try:
+                run_tasks(tasks, 2, stop_workers)
+            finally:
+                with interrupts_held():  # one that comes late
+                    ended.set()
+                    impatient.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not multiprocessing.active_children()
+
+
 def test_processes_that_are_started_while_interrupts_are_held_never_see_one() -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('alive')"
     with interrupts_held():
