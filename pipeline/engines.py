@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -90,27 +90,39 @@ def _advance(added: Tally) -> None:
 
 
 @contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the block ends; processes started in it never see one.
+def interrupts_noted() -> Iterator[list[int]]:
+    """Ctrl-C interrupts nothing in the block: what is given tells how often it came.
 
-    They inherit the mask: a worker could ignore Ctrl-C by itself only once Python and this module
-    are loaded. The mask alone does not hold it up here: another thread of this process (BLAS has
-    some) takes the signal, and Python then interrupts the main thread, perhaps before a worker
-    was given what it is to do. In any other thread than the main one there is nothing to hold.
+    One that the block left alone interrupts at its end. In any other thread than the main one
+    Python interrupts nothing anyway, and an ignored Ctrl-C stays ignored: the list stays empty.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield came
+        return
     before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Processes started in the block never see Ctrl-C: they inherit the mask.
+
+    A worker could ignore it by itself only once Python and this module are loaded. In this process
+    the mask alone holds nothing up: another thread (BLAS has some) takes the signal, and Python
+    tells the main thread, perhaps before a worker was given what it is to do.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, before)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _make_in_worker(task: ShardTask) -> Stages:
@@ -118,52 +130,63 @@ def _make_in_worker(task: ShardTask) -> Stages:
 
 
 def _run_in_processes(shards: list[PlannedShard], num_workers: int, report: Report) -> Stages:
-    # "spawn": no thread of this process is inherited half-alive, on every system alike.
-    context = multiprocessing.get_context("spawn")
-    with interrupts_held():  # of multiprocessing's own process, that minds semaphores
-        done: Any = context.Array("q", 3)
-        stop = context.Event()
+    with interrupts_noted() as interrupts:
+        # "spawn": no thread of this process is inherited half-alive, on every system alike.
+        context = multiprocessing.get_context("spawn")
+        shared = context.Array("q", 3), context.Event()
+        others = set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(num_workers, context, _start_worker, shared)
+        try:
+            return _run_in_pool(pool, shards, 2 * num_workers, shared[0], report, interrupts)
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a worker process died (out of memory, or killed); finished shards are kept: "
+                "start again to go on, with fewer --workers if memory is short"
+            ) from error
+        finally:
+            shared[1].set()
+            _shut_down(pool, set(multiprocessing.active_children()) - others, interrupts)
+
+
+def _run_in_pool(
+    pool: ProcessPoolExecutor,
+    shards: list[PlannedShard],
+    max_queued: int,  # plans can be long
+    done: Any,
+    report: Report,
+    interrupts: Sequence[int],
+) -> Stages:
     stages: Stages = Counter()
     waiting = (shard.task() for shard in shards)  # names go along only now
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (done, stop))
-    try:
-        running: set[Future[Stages]] = set()
-        while True:
-            free = 2 * num_workers - len(running)  # a short queue: plans can be long
-            for task in islice(waiting, free):
-                with interrupts_held():
-                    running.add(pool.submit(_make_in_worker, task))
-            if not running:
-                return stages
-            ended, running = wait(running, POLL_SECONDS, FIRST_COMPLETED)
-            for future in ended:
-                stages.update(future.result())
-            images, quarantined, source_bytes = done[:]
-            report(
-                Tally(images=images, quarantined=quarantined, source_bytes=source_bytes)
-            )
-    except BrokenProcessPool as error:
-        raise OSError(
-            "a worker process died (out of memory, or killed); finished shards are kept: start "
-            "again to go on, with fewer --workers if memory is short"
-        ) from error
-    finally:
-        stop.set()
-        _shut_down(pool, set(multiprocessing.active_children()) - others)
+    running: set[Future[Stages]] = set()
+    while True:
+        for task in islice(waiting, max_queued - len(running)):
+            with interrupts_blocked():
+                running.add(pool.submit(_make_in_worker, task))
+        if not running:
+            return stages
+        ended, running = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+        if interrupts:
+            raise KeyboardInterrupt
+        for future in ended:
+            stages.update(future.result())
+        images, quarantined, source_bytes = done[:]
+        report(Tally(images=images, quarantined=quarantined, source_bytes=source_bytes))
 
 
-def _shut_down(pool: ProcessPoolExecutor, workers: set[BaseProcess]) -> None:
-    """Waits for the workers, which stop after the image in hand; Ctrl-C meanwhile kills them.
+def _shut_down(
+    pool: ProcessPoolExecutor, workers: set[BaseProcess], interrupts: Sequence[int]
+) -> None:
+    """Waits for the workers, which stop after the image in hand; another Ctrl-C kills them.
 
     What a killed one leaves unfinished does no harm, and one that a dead disk holds up would
     never end.
     """
-    try:
-        pool.shutdown(cancel_futures=True)
-    except KeyboardInterrupt:
-        with interrupts_held():
+    num_before = len(interrupts)
+    closing = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True})
+    closing.start()
+    while closing.is_alive():
+        closing.join(POLL_SECONDS)
+        if len(interrupts) > num_before:
             for worker in workers:
                 worker.kill()
-            pool.shutdown()
-        raise

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.engines import interrupts_held, run_tasks
+from pipeline.engines import interrupts_blocked, interrupts_noted, run_tasks
 from pipeline.manifest import DATASET_NAME, open_dataset
 from pipeline.moments import MEAN_NAME, PCA_NAME
 from pipeline.plan import Settings, plan
@@ -196,27 +197,49 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_an_interrupt_that_any_thread_takes_waits_for_the_end_of_the_block() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests run in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("is_blocked", [True, False])
+def test_an_interrupt_that_any_thread_takes_waits_for_the_end_of_the_block(
+    is_blocked: bool,
+) -> None:
     ended = threading.Event()
-    other = threading.Thread(target=ended.wait)  # begun before the block: it takes the signal
+    other = threading.Thread(target=ended.wait)  # begun before the block: it may take the signal
     other.start()
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored in background
     done_in_block = 0
     try:
         with pytest.raises(KeyboardInterrupt):
-            with interrupts_held():
-                os.kill(os.getpid(), signal.SIGINT)
-                for done_in_block in range(1, 10_001):  # chances for Python to notice
-                    pass
+            with interrupts_noted() as interrupts:
+                with interrupts_blocked() if is_blocked else contextlib.nullcontext():
+                    os.kill(os.getpid(), signal.SIGINT)
+                    for done_in_block in range(1, 10_001):  # chances for Python to notice
+                        pass
+        assert interrupts == [signal.SIGINT]
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGINT, before)
         ended.set()
         other.join()
     assert done_in_block == 10_000
 
 
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts_noted() as interrupts:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not interrupts and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_kills_workers_that_do_not_end(
     image_folder: Path, tmp_path: Path
 ) -> None:
@@ -236,40 +259,35 @@ def test_a_second_interrupt_kills_workers_that_do_not_end(
         impatient.start()
         raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            try:
-                run_tasks(tasks, 2, stop_workers)
-            finally:
-                with interrupts_held():  # one that comes late
-                    ended.set()
-                    impatient.join()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            run_tasks(tasks, 2, stop_workers)
+        finally:
+            with interrupts_noted():  # one that comes late
+                ended.set()
+                impatient.join()
     assert not multiprocessing.active_children()
 
 
-def test_processes_that_are_started_while_interrupts_are_held_never_see_one() -> None:
+def test_processes_that_are_started_while_interrupts_are_blocked_never_see_one() -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('alive')"
-    with interrupts_held():
+    with interrupts_blocked():
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     output, _ = process.communicate(timeout=60)
     assert output.decode().strip() == "alive" and process.returncode == 0
 
 
-def test_a_thread_that_is_not_the_main_one_may_hold_interrupts_too() -> None:
-    held: list[bool] = []
+def test_a_thread_that_is_not_the_main_one_may_note_interrupts_too() -> None:
+    noted: list[bool] = []
 
-    def hold() -> None:
-        with interrupts_held():
-            held.append(True)
+    def note() -> None:
+        with interrupts_noted() as interrupts:
+            noted.append(not interrupts)
 
-    thread = threading.Thread(target=hold)
+    thread = threading.Thread(target=note)
     thread.start()
     thread.join()
-    assert held
+    assert noted == [True]
 
 
 @pytest.mark.slow
