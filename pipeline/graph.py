@@ -65,6 +65,15 @@ def decoder_arguments(hw_decoder_load: float) -> dict[str, Any]:
     }
 
 
+def copied(rows: Any, sizes: Any) -> Any:
+    """The first sizes[0] bytes of each row, as a DALI node: copied by the CPU, in DALI's threads.
+
+    A decoder on a GPU reads this copy, also when its step has long been taken: the rows themselves
+    are read no more once it begins.
+    """
+    return fn.slice(rows, start=[0], end=sizes, axes=[0])
+
+
 class DaliBackend:
     """Renders steps in a DALI pipeline, on the CPU or (settings.device) on a GPU.
 
@@ -75,13 +84,17 @@ class DaliBackend:
     whatever stream that work is in; so nobody needs to call `record_stream`.
     """
 
-    still_reading = None  # a step is taken when its bytes were read
+    # On the CPU a step is taken when all is done, on a GPU when its bytes were `copied` at least.
+    still_reading = None
 
     def __init__(self, settings: RenderSettings) -> None:
         assert settings.device is None or settings.encoding == "jpeg"
         self._settings = settings
         self._raw = settings.encoding == "raw"
-        self._num_inputs = 1 if self._raw and settings.full else 2  # whole images as they are
+        # A JPEG ends by itself: on the CPU it need not be cut out of its row, which copies it. A
+        # GPU's decoder would be sent the rest of the row as well.
+        self._cuts_out = not self._raw and settings.device is not None
+        self._num_inputs = 1 if settings.full and not self._cuts_out else 2
         self._waiting: deque[Inputs] = deque()  # submitted, not yet given to DALI
         self._running: deque[Inputs] = deque()  # given to DALI: their bytes must stay
         self._ended = False  # DALI's callback ran out of work: it wants a reset
@@ -194,8 +207,8 @@ class DaliBackend:
             dtype=[types.UINT8, types.INT32][: self._num_inputs],
             ndim=[3 if self._raw else 1, 1][: self._num_inputs],
         )
-        if not self._raw:
-            images = fn.slice(images, start=[0], end=numbers[0][SIZE : SIZE + 1], axes=[0])
+        if self._cuts_out:
+            images = copied(images, numbers[0][SIZE : SIZE + 1])
         if settings.full:
             return self._pixels(images, {})
         floats = fn.reinterpret(numbers[0], dtype=types.FLOAT)

@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from torch.utils.dlpack import from_dlpack
 
-from pipeline.backends import RenderSettings
+from pipeline.backends import Backend, RenderSettings, Work
+from pipeline.draws import centre_draws
+from pipeline.images import SIZE_PX
+from pipeline.reader import StepBytes
+from pipeline.reference import NumpyBackend
+from tests.conftest import encoded, photograph
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
-from nvidia.dali import backend  # noqa: E402  # only where DALI is installed
+from nvidia.dali import backend, fn, types  # noqa: E402  # only where DALI is installed
 from nvidia.dali.pipeline import Pipeline  # noqa: E402
+from nvidia.dali.tensors import TensorListCPU  # noqa: E402
 
 import pipeline.graph  # noqa: E402
 
@@ -55,6 +63,53 @@ def test_the_gpu_decoder_upsamples_as_the_cpus_and_binds_no_thread() -> None:
     assert arguments["hw_decoder_load"] == 0.25
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_on_a_cpu_what_follows_an_image_in_its_row_is_not_part_of_it(full: bool) -> None:
+    """Rows are not cut to their images there; what lies behind one is left of another step."""
+    rng = np.random.default_rng(3)
+    stored = [
+        encoded(Image.fromarray(photograph(rng, SIZE_PX, SIZE_PX)), quality=quality)
+        for quality in (95, 20, 60, 85)
+    ]
+    longest = max(map(len, stored)) + 64
+    data = rng.integers(0, 256, (4, longest), np.uint8)
+    data[1] = np.resize(np.frombuffer(stored[0], np.uint8), longest)  # another JPEG begins there
+    for row, image in zip(data, stored, strict=True):
+        row[: len(image)] = np.frombuffer(image, np.uint8)
+    sizes = np.array([[len(image)] for image in stored], np.int32)
+    work = Work(StepBytes(data, sizes), centre_draws(4).crop, None)
+    settings = RenderSettings(
+        encoding="jpeg", max_rows=4, num_threads=2, depth=1, full=full,
+        dtype=np.uint8 if full else np.float32,
+    )  # fmt: skip
+    rendered = []
+    dali: Backend = pipeline.graph.DaliBackend(settings)
+    for made in (dali, NumpyBackend(settings)):
+        made.submit(made.prepare(work))
+        rendered.append(from_dlpack(made.take()).numpy().copy())
+        made.close()
+    assert np.array_equal(rendered[0], rendered[1])
+
+
+def test_what_a_gpu_decodes_is_a_copy_that_outlives_the_rows_it_came_from() -> None:
+    """Rows are read into again once their step was taken, when a GPU may still be at work on it."""
+    rows = np.random.default_rng(0).integers(0, 256, (3, 4096), np.uint8)
+    sizes, before = np.array([[1], [777], [4096]], np.int32), rows.copy()
+    made = Pipeline(batch_size=3, num_threads=2, device_id=None, exec_dynamic=True)
+    with made:
+        fed = fn.external_source(
+            source=lambda: [TensorListCPU(rows, ""), TensorListCPU(sizes, "")],
+            num_outputs=2, batch=True, no_copy=True,
+            dtype=[types.UINT8, types.INT32], ndim=[1, 1],
+        )  # fmt: skip
+        made.set_outputs(pipeline.graph.copied(*fed))
+    made.build()
+    (found,) = made.run()
+    rows[:] = 0
+    for number, size in enumerate(sizes[:, 0]):
+        assert np.array_equal(np.asarray(found[number]), before[number, :size])
+
+
 FEEDING = ("ExternalSource", "Slice", "_TensorSubscript", "Reinterpret")
 
 
@@ -87,6 +142,7 @@ def test_on_a_gpu_decoding_and_cropping_are_one_operator_and_the_rest_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     defined = defined_for_a_gpu(monkeypatch)
+    assert ("Slice", "cpu") in defined.operators
     assert defined.beyond_feeding() == [
         ("decoders__ImageCrop", "mixed"),
         ("CropMirrorNormalize", "gpu"),
