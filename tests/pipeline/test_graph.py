@@ -92,7 +92,7 @@ def test_on_a_cpu_what_follows_an_image_in_its_row_is_not_part_of_it(full: bool)
 
 
 def test_what_a_gpu_decodes_is_a_copy_that_outlives_the_rows_it_came_from() -> None:
-    """Rows are read into again once their step was taken, when a GPU may still be at work on it."""
+    """Rows are read into again once their step was taken, while a GPU may be at work on it."""
     rows = np.random.default_rng(0).integers(0, 256, (3, 4096), np.uint8)
     sizes, before = np.array([[1], [777], [4096]], np.int32), rows.copy()
     made = Pipeline(batch_size=3, num_threads=2, device_id=None, exec_dynamic=True)
