@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.forms import FORMS, PLAIN
+from trainer.kernels import fused, is_fused
 from trainer.layers import (
     GroupedLinear,
     MapResponseNorm,
@@ -61,6 +63,7 @@ class AlexNet(nn.Module):
             raise ValueError(f"--width is {width}, must be a number more than 0")
         self.preset, self.num_classes, self.width = preset, num_classes, width
         self.layout = layout
+        self.forms: dict[str, str] = {}  # how a convolution is computed, where not plainly
         net = preset.network
         self.normalise = Normalise(mean=preset.augmentation.mean)
         kernels = _kernels(net, width)
@@ -154,21 +157,47 @@ class AlexNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What fc6 sees, as maps (batch, channels, height, width), of normalised images."""
-        x = self.conv1(F.pad(x, (0, PAD_PX, 0, PAD_PX)))
+        x = self._apply_kernels("conv1", F.pad(x, (0, PAD_PX, 0, PAD_PX)))
         if self.preset.network.layer1_order == "conv-norm-pool-relu":
-            x = self._activate(self.pool(self.norm1(x)))
+            x = self._activate(self._norm_pool(self.norm1, x, activate=False))
         else:
-            x = self.pool(self.norm1(self._activate(x)))
-        x = self.pool(self.map_norm2(self.norm2(self._convolve("conv2", x))))
+            x = self._norm_pool(self.norm1, x, activate=True)
+        if "conv2" in self.convolutions:
+            x = self._apply_kernels("conv2", self._meet("conv2", x))
+            if isinstance(self.map_norm2, nn.Identity):
+                x = self._norm_pool(self.norm2, x, activate=True)
+            else:
+                x = self._norm_pool(self.norm2, x, activate=True, pool_px=1)
+                x = self.pool(self.map_norm2(x))
+        else:
+            x = self.pool(x)
         for name in ("conv3", "conv4", "conv5"):
             x = self._convolve(name, x)
         return self._convolve("conv6", self.pool(x))
+
+    def _norm_pool(
+        self, norm: nn.Module, x: Tensor, *, activate: bool, pool_px: int | None = None
+    ) -> Tensor:
+        """Activation where asked, norm, and pooling; pool_px 1: none, by default the preset's.
+
+        In one kernel where there is one.
+        """
+        net = self.preset.network
+        pool_px = net.pool_px if pool_px is None else pool_px
+        rectifies = not activate or net.activation == "relu"
+        if rectifies and isinstance(norm, ResponseNorm) and is_fused(x, norm):
+            return fused(x, norm, pool_px, relu=activate)
+        x = norm(self._activate(x) if activate else x)
+        return x if pool_px == 1 else self.pool(x)
+
+    def _apply_kernels(self, name: str, x: Tensor) -> Tensor:
+        return FORMS[self.forms.get(name, PLAIN)](getattr(self, name), x)
 
     def _convolve(self, name: str, x: Tensor) -> Tensor:
         """The convolution and its activation; x itself where the network has none of that name."""
         if name not in self.convolutions:
             return x
-        return self._activate(getattr(self, name)(self._meet(name, x)))
+        return self._activate(self._apply_kernels(name, self._meet(name, x)))
 
     def _meet(self, name: str, maps: Tensor) -> Tensor:
         """The maps that a layer sees, where ranks hold a column each: both columns' or its own."""
