@@ -50,6 +50,7 @@ class RunConfig:
     stage_bytes: int | None = None
     resident: str = "none"
     precision: str = "auto"
+    compile: bool = True  # the step as a CUDA graph, where it can be one
     micro_batch: int | None = None  # images per forward and backward pass; None: the batch
     ema: float | None = None  # decay of the moving average of the weights; None: there is none
     weight_report: int | None = None  # epochs between two tables of weights; None: none

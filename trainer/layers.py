@@ -33,8 +33,13 @@ def dropout_mask(
 
     shape: (global batch, outputs of the whole layer); a rank draws all of it and takes its slice.
     """
-    generator = random_source(device, seed, "dropout", step, layer)
-    return torch.empty(shape, device=device).bernoulli_(0.5, generator=generator)
+    return fill_dropout_mask(torch.empty(shape, device=device), seed, step, layer)
+
+
+def fill_dropout_mask(mask: Tensor, seed: int, step: int, layer: str) -> Tensor:
+    """Draws `dropout_mask` into memory that is there, float32; returns it."""
+    generator = random_source(mask.device, seed, "dropout", step, layer)
+    return mask.bernoulli_(0.5, generator=generator)
 
 
 def mask_and_halve(x: Tensor, mask: Tensor | None) -> Tensor:

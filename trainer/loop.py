@@ -12,13 +12,14 @@ from torch.autograd.profiler import record_function
 
 from pipeline.loader import Batch
 from trainer.accumulation import micro_batches
+from trainer.captured import CapturedStep
 from trainer.ema import Ema
 from trainer.guard import LossRecord
 from pipeline.waits import Waits
 from trainer.metrics import Progress
 from trainer.model import AlexNet
 from trainer.optimizer import build_optimizer, set_learning_rates
-from trainer.parallel import UNIT_LAYERS
+from trainer.parallel import UNIT_LAYERS, Layout
 from trainer.precision import Arithmetic, zero_momentum
 from trainer.preset import Preset
 from trainer.reducer import GradientReducer
@@ -71,7 +72,8 @@ class Trainer:
     The loss stays on the device; it is read only when a report or a look at it is due and at the
     end of an epoch. micro_batch: images per forward and backward pass, None for the whole batch;
     ema_decay: of the moving average of the weights, None for none; wire_dtype: of gradients on
-    their way to other ranks, None for their own. Where the model's layout shares
+    their way to other ranks, None for their own; captured: the step is a CUDA graph, for which
+    `why_eager` must be silent. Where the model's layout shares
     the work out, all ranks do everything in the same order, each with its part of every batch.
     """
 
@@ -86,13 +88,15 @@ class Trainer:
         micro_batch: int | None = None,
         ema_decay: float | None = None,
         wire_dtype: torch.dtype | None = None,
+        captured: bool = False,
     ) -> None:
         self.model, self.preset, self.seed = model, preset, seed
         self.precision, self.micro_batch = precision, micro_batch
         self.layout = model.layout
         self.device = next(model.parameters()).device
         self.arithmetic = Arithmetic(precision, self.device)
-        self.optimizer = build_optimizer(model, preset, fused=self.arithmetic.skips_steps)
+        fused = self.device.type == "cuda" or self.arithmetic.skips_steps
+        self.optimizer = build_optimizer(model, preset, fused=fused)
         if self.arithmetic.skips_steps:
             zero_momentum(self.optimizer)
         self.schedule = build_schedule(preset, steps_per_epoch)
@@ -105,6 +109,11 @@ class Trainer:
         self._losses = LossRecord(layout=self.layout)
         self._reducers = _reducers(model, wire_dtype)
         self._whole: AlexNet | None = None
+        assert not captured or why_eager(
+            self.device, model.layout, self.arithmetic.skips_steps, micro_batch
+        ) is None
+        self._captures = captured
+        self._captured: CapturedStep | None = None
 
     def tested_model(self) -> AlexNet:
         """The network that is validated: with the averaged weights where there is an average.
@@ -173,13 +182,24 @@ class Trainer:
         epoch = self.step // self.steps_per_epoch
         rate = self.schedule.rate(self.step)
         set_learning_rates(self.optimizer, rate, epoch, self.preset.training)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._add_gradients(batch, self.preset.augmentation.divisor(epoch))
-        self.arithmetic.update(self.optimizer)
+        divisor = self.preset.augmentation.divisor(epoch)
+        if self._captures:
+            loss = self._captured_step(batch)(batch, divisor, self.seed, self.step)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self._add_gradients(batch, divisor)
+            self.arithmetic.update(self.optimizer)
         if self.ema:
             self.ema.update(self.model)
         self.step += 1
         return loss
+
+    def _captured_step(self, batch: Batch) -> CapturedStep:
+        """The step as a graph: recorded for the first batch, and where a layer was frozen."""
+        if self._captured is None or not self._captured.fits(batch):
+            self._captured = None  # its memory first
+            self._captured = CapturedStep(self.model, self.optimizer, self.arithmetic, batch)
+        return self._captured
 
     def _add_gradients(self, batch: Batch, divisor: float) -> Tensor:
         """Forward and backward over the micro-batches; returns the mean loss of the batch."""
@@ -220,6 +240,19 @@ class Trainer:
         after = self.layout.whole_state(copy_weights(self.model))
         self.weight_changes = weight_changes(after, before)
         return loss
+
+
+def why_eager(
+    device: torch.device, layout: Layout, skips_steps: bool, micro_batch: int | None
+) -> str | None:
+    """Why a step cannot be captured as a graph; None where it can."""
+    if device.type != "cuda":
+        return f"{device.type} has no graphs"
+    if layout.ranks.size > 1:
+        return "the exchange between processes is not captured"
+    if skips_steps:
+        return "fp16 scales its loss step by step"
+    return "micro-batches come one by one" if micro_batch else None
 
 
 def _reducers(model: AlexNet, wire_dtype: torch.dtype | None) -> list[GradientReducer]:

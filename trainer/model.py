@@ -143,8 +143,12 @@ class AlexNet(nn.Module):
         `dropout_masks` in training, None in test; divisor: of the normalised images, the preset's
         in training.
         """
+        return self.logits(self.normalise(images, crop, divisor), masks)
+
+    def logits(self, x: Tensor, masks: tuple[Tensor | None, Tensor | None] | None) -> Tensor:
+        """What `forward` gives, of normalised images (batch, 3, 224, 224)."""
         assert self.training == (masks is not None)
-        x = self._meet("fc6", self.features(self.normalise(images, crop, divisor)))
+        x = self._meet("fc6", self.features(x))
         x = self.layout.rows.gather(x, 0).flatten(1)
         x = self._dropout(self._activate(self.fc6(x)), masks, 0)
         if self._meets("fc7"):

@@ -21,7 +21,7 @@ Command = Callable[..., Any]
 
 def run_options(command: Command) -> Command:
     """Adds every option of a run to a click command, in the order of its help."""
-    groups = (RECIPE, FEEDING, STAGING, MACHINE, PROCESSES, SAVING, COMFORTS)
+    groups = (RECIPE, FEEDING, STAGING, MACHINE, STEP, PROCESSES, SAVING, COMFORTS)
     return _with_options(command, [option for group in groups for option in group])
 
 
@@ -182,6 +182,14 @@ MACHINE = (
         help="Of the step's arithmetic; weights are always kept in fp32. fp16 scales the loss; "
         "tf32 rounds the factors of products on a GPU, and is fp32 on a CPU. auto: the preset's "
         "on a GPU, fp32 on a CPU.",
+    ),
+)
+STEP = (
+    click.option(
+        "--compile/--no-compile",
+        default=True,
+        help="On a GPU, record the whole step as a CUDA graph and replay it; a run whose step "
+        "cannot be recorded (several processes, fp16, micro-batches) says so and goes on without.",
     ),
 )
 PROCESSES = (

@@ -6,7 +6,7 @@ from pipeline.loader import Loader, LoaderConfig
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.moments import Statistics, read_statistics
 from trainer.config import WIRE_DTYPES, RunConfig, resolve_preset
-from trainer.loop import Trainer
+from trainer.loop import Trainer, why_eager
 from trainer.model import AlexNet
 from trainer.overfit import require_images
 from trainer.parallel import Layout
@@ -32,6 +32,24 @@ class Parts:
     layout: Layout
     mode_told: str
 
+    @property
+    def eager_reason(self) -> str | None:
+        """Why the step cannot be a CUDA graph; None where it can."""
+        return why_eager(
+            self.world.device, self.layout, self.precision == "fp16", self.config.micro_batch
+        )
+
+    @property
+    def step_told(self) -> str:
+        """Whether the step is a CUDA graph, in words; "" on a CPU, where there is no question."""
+        if self.world.device.type != "cuda":
+            return ""
+        if not self.config.compile:
+            return "step: kernel by kernel, as --no-compile asks"
+        if self.eager_reason is not None:
+            return f"step: kernel by kernel: {self.eager_reason}"
+        return "step: one CUDA graph"
+
     def model(self) -> AlexNet:
         """The network with its first weights, on this rank's device."""
         built = build_model(
@@ -50,6 +68,7 @@ class Parts:
             micro_batch=self.config.micro_batch,
             ema_decay=self.config.ema,
             wire_dtype=WIRE_DTYPES[self.config.wire],
+            captured=self.config.compile and self.eager_reason is None,
         )
 
     def train_feed(self) -> Loader:

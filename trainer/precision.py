@@ -37,14 +37,16 @@ def set_float32_products(precision: str, device: torch.device) -> None:
 
 
 def zero_momentum(optimizer: torch.optim.SGD) -> None:
-    """Gives every parameter the momentum 0, of which the first step makes what it makes of none.
+    """Gives every parameter that has no momentum 0, of which the first step makes the same.
 
-    For a fused optimiser whose first step may be left out: torch (2.13) would go on with momentum
-    that nobody wrote.
+    For a captured step, and for a fused optimiser whose first step may be left out: torch (2.13)
+    would go on with momentum that nobody wrote.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            state = optimizer.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class Arithmetic:
@@ -63,6 +65,11 @@ class Arithmetic:
     def skips_steps(self) -> bool:
         """Whether `update` may leave a step out; a fused optimiser decides that on the device."""
         return self._scaler.is_enabled()
+
+    @property
+    def input_dtype(self) -> torch.dtype | None:
+        """What the first convolution rounds its input to; None where it leaves it in float32."""
+        return _AUTOCAST.get(self.precision)
 
     def autocast(self) -> torch.autocast:
         """The context of the forward pass."""

@@ -296,6 +296,6 @@ class Session:
             f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
             f"{explain_precision(self.trainer.precision, self.device)}\n"
             f"loader: {loader.description}; run folder: {self.folder}",
-            *([self.parts.mode_told] if self.parts.mode_told else []),
+            *(told for told in (self.parts.mode_told, self.parts.step_told) if told),
             *notes(config, self.preset),
         )

@@ -21,6 +21,7 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--backend",
         "--batch-size",
         "--calibrate",
+        "--compile",
         "--config",
         "--device",
         "--ema",
