@@ -40,8 +40,11 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--prefetch",
         "--preset",
         "--processes",
+        "--profile",
         "--replace-head",
         "--resident",
+        "--save-every-epochs",
+        "--save-every-minutes",
         "--seed",
         "--set",
         "--shards",
@@ -54,6 +57,7 @@ def test_the_options_are_those_of_the_contract() -> None:
         "--weight-report",
         "--width",
         "--window",
+        "--wire",
     ]
 
 
@@ -140,5 +144,5 @@ def test_it_trains_from_another_folder_as_a_file(shard_folder: Path, tmp_path: P
     assert "batch 4 (the preset's is 1,024), learning rate 0.005" in result.stdout
     assert "epoch 1/1: train loss" in result.stdout.splitlines()[-1]
     files = {path.name for path in (tmp_path / "runs" / "modern-0").iterdir()}
-    metrics = {"metrics.jsonl", "metrics.csv"}
-    assert files == {"config.json", "last.safetensors", "best.safetensors"} | metrics
+    told = {"config.json", "metrics.jsonl", "metrics.csv", "shards.json"}
+    assert files == {"last.safetensors", "best.safetensors", "lock"} | told
