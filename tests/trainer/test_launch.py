@@ -79,7 +79,8 @@ def test_restarts_end_and_the_rank_that_crashed_is_named(tmp_path: Path) -> None
     code, _, err = run(tmp_path, "crash", max_restarts=1)
     assert code == 1
     assert "ended with exit code -9" in err
-    assert "rank-0-restart-1" in begun(tmp_path) and "rank-0-restart-2" not in begun(tmp_path)
+    # whichever crashes first: the other one may be ended before it began
+    assert {name.rpartition("-")[2] for name in begun(tmp_path)} == {"0", "1"}
 
 
 def test_what_a_rank_refuses_is_told_once_and_not_tried_again(tmp_path: Path) -> None:

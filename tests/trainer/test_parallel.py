@@ -58,9 +58,8 @@ def train(
     for step in range(num_steps):
         batch = make_batch(BATCH, CLASSES, step)
         mine = layout.ranks.part(BATCH)
-        images, crop, labels = (
-            layout.images(part[mine].to(device))
-            for part in (batch.images, batch.crop, batch.labels)
+        images, crop = (
+            layout.images(part[mine].to(device)) for part in (batch.images, batch.crop)
         )
         set_learning_rates(optimizer, 0.01, 0, preset.training)
         masks = model.dropout_masks(7, step, BATCH, device)
@@ -69,7 +68,7 @@ def train(
             reducer.begin()
         sent = layout.bytes_sent
         logits = model(images.double(), crop, masks)
-        labels = layout.labels(labels)
+        labels = layout.labels(layout.images(batch.labels[mine].to(device)))
         loss = F.cross_entropy(logits, labels, reduction="sum") / BATCH
         loss.backward()  # type: ignore[no-untyped-call]
         for reducer in reducers:

@@ -20,13 +20,16 @@ from trainer.session import Session
 from trainer.world import World
 
 NUM_RANKS, NUM_STEPS = 2, 9  # 39 images in batches of 4
-RATE = ("learning_rate=0.3",)
+RATE = ("learning_rate=0.1",)
+# Few: each may turn a rounding of float32 into another maximum of a pool, and that is no error.
+OF_FOUR_STEPS: dict[str, Any] = {"batch_size": 8, "weight_report": 1}
 
 
 def config(shards: Path, out: Path, **options: Any) -> RunConfig:
     small: dict[str, Any] = {
         "epochs": 1, "batch_size": 4, "width": 1 / 32, "backend": "numpy", "device": "cpu",
-        "preset": "kriz2012", "settings": (*RATE, "init_std=0.1", "deep_init_std=0.1"), "ema": 0.5,
+        "preset": "kriz2012", "ema": 0.5,
+        "settings": (*RATE, "init_std=0.018", "deep_init_std=0.018"),
     }  # fmt: skip
     return RunConfig(**{"shards": shards, "out": out, **small, **options})
 
@@ -80,7 +83,7 @@ def assert_close_runs(one: Path, other: Path) -> None:
 def alone(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of one process; its weights have moved far from the first ones."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert train(config(shard_folder, folder, weight_report=1))
+    assert train(config(shard_folder, folder, **OF_FOUR_STEPS))
     change = metrics(folder)[0]["weights"]["conv2.weight"]
     assert change["mean_abs_step"] > 1e-4
     assert metrics(folder)[0]["num_val_images"] == 15
@@ -93,7 +96,7 @@ def test_every_mode_is_the_run_of_one_process(
     cases = {
         f"{mode}-{micro}": config(
             shard_folder, tmp_path / f"{mode}-{micro}", parallel=mode, micro_batch=micro,
-            weight_report=1,
+            **OF_FOUR_STEPS,
         )
         for mode in MODES
         for micro in (None, 1)
@@ -107,15 +110,15 @@ def test_every_mode_is_the_run_of_one_process(
 def test_a_run_goes_on_in_any_other_mode_and_in_one_process(
     alone: Path, shard_folder: Path, tmp_path: Path
 ) -> None:
-    stops = {"columns": 2, "data": 4, "hybrid": 6}
+    stops = {"columns": 1, "data": 2, "hybrid": 3}
     asked = [
-        config(shard_folder, tmp_path / "run", parallel=mode, limit_steps=step, weight_report=1)
+        config(shard_folder, tmp_path / "run", parallel=mode, limit_steps=step, **OF_FOUR_STEPS)
         for mode, step in stops.items()
     ]
     for results in run_ranks(NUM_RANKS, train_all, asked):
         assert all(results)
-    assert last(tmp_path / "run").progress["step"] == 6
-    assert train(config(shard_folder, tmp_path / "run", weight_report=1))
+    assert last(tmp_path / "run").progress["step"] == 3
+    assert train(config(shard_folder, tmp_path / "run", **OF_FOUR_STEPS))
     assert_close_runs(alone, tmp_path / "run")
 
 
