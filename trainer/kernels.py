@@ -1,13 +1,12 @@
 """Fused GPU kernels; what they fuse, the network has layer by layer where they do not run."""
 
-import importlib.util
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.triton_here import triton_works
 from trainer.layers import ResponseNorm
 
 MAX_ELEMENTS = 2**31 - 1  # places within a map are 32-bit numbers
@@ -31,15 +30,9 @@ class _Constants:
     relu: bool
 
 
-@cache
-def has_triton() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def is_fused(x: Tensor, norm: ResponseNorm) -> bool:
-    """Whether to take `fused`: on an NVIDIA GPU with Triton, for maps it knows."""
-    return x.is_cuda and has_triton() and fits(x, norm)
+    """Whether to take `fused`: on an NVIDIA GPU where Triton works, for maps it knows."""
+    return triton_works(x.device) and fits(x, norm)
 
 
 def fits(x: Tensor, norm: ResponseNorm) -> bool:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.kernels import fits, fused, has_triton, is_fused
+from pipeline.triton_here import has_triton
+from trainer.kernels import fits, fused, is_fused
 from trainer.layers import ResponseNorm
 
 needs_triton = pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
