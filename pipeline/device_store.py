@@ -11,13 +11,13 @@ from torch import Tensor
 
 from pipeline.backends import RenderSettings, Work
 from pipeline.copies import Copies, Event, GpuCopies, HostCopies
-from pipeline.gather import gather_crop
-from pipeline.images import SIZE_PX
+from pipeline.gather import gather_crop, gather_whole
 from pipeline.order import Rows
 from pipeline.ranges import shown
 from pipeline.raw import DTYPES
 from pipeline.reference import decoded
-from pipeline.resident import HostStore, share_of
+from pipeline.resident import FORMATS, HostStore, share_of
+from pipeline.subsampled import subsampled
 
 
 @dataclass
@@ -25,7 +25,7 @@ class _Slot:
     """What a step brings along, on the host in page-locked memory and on the device."""
 
     first: int  # of its images in the store's memory
-    images: Tensor  # uint8 (max rows, 256, 256, 3), on the host
+    images: Tensor  # uint8 (max rows, …), in the store's format, on the host
     numbers: Tensor  # int64 (max rows, 5), on the host: place, home, x, y, flip of each image
     offsets: Tensor  # float32 (max rows, 3), on the host
     there: tuple[Tensor, Tensor]  # numbers and offsets on the device
@@ -63,9 +63,14 @@ class DeviceStore:
         num_ranks: int = 1,
         host: HostStore | None = None,
         copies: Copies | None = None,
+        image_format: str = "rgb",
     ) -> None:
-        assert host is not None or num_ranks == 1
+        """host: of the same format; None where nobody asks for an image that another rank keeps.
+
+        image_format: of resident.FORMATS.
+        """
         self._settings, self._host = settings, host
+        self._halves, self._shape = image_format == "yuv420", FORMATS[image_format]
         self._rank, self._num_ranks = rank, num_ranks
         on_cpu = settings.device is None
         self._device = torch.device("cpu" if on_cpu else f"cuda:{settings.device}")
@@ -73,7 +78,7 @@ class DeviceStore:
             copies = HostCopies() if on_cpu else GpuCopies(self._device)
         self._copies = copies
         num_own, num_slots = share_of(num_images, num_ranks), settings.depth + 1
-        shape = (num_own + num_slots * settings.max_rows, SIZE_PX, SIZE_PX, 3)
+        shape = (num_own + num_slots * settings.max_rows, *self._shape)
         self._images = torch.empty(shape, dtype=torch.uint8, device=self._device)
         self._num_own = num_own
         self._known = np.zeros(num_own, np.bool_)  # images at home, by row // num_ranks
@@ -188,7 +193,8 @@ class DeviceStore:
                 assert self._host is not None
                 images[target] = self._host.images[row]
                 continue
-            images[target] = decoded(work.encoded, place, self._settings.encoding)
+            pixels = decoded(work.encoded, place, self._settings.encoding)
+            images[target] = subsampled(pixels) if self._halves else pixels
             if self._host is not None:
                 self._host.put(row, images[target])
 
@@ -215,7 +221,7 @@ class DeviceStore:
         numbers, offsets = (part[: slot.num_rows] for part in slot.there)
         places = numbers[:, PLACE]
         if self._settings.full:
-            return self._images[places]
+            return gather_whole(self._images, places)
         dtype = DTYPES[self._settings.dtype]
         lighting = offsets if slot.lit else None
         return gather_crop(self._images, places, numbers[:, CROP], lighting, dtype)
@@ -236,9 +242,7 @@ class DeviceStore:
         offsets = torch.zeros((rows, 3), dtype=torch.float32, pin_memory=pinned)
         return _Slot(
             first=self._num_own + number * rows,
-            images=torch.empty(
-                (rows, SIZE_PX, SIZE_PX, 3), dtype=torch.uint8, pin_memory=pinned
-            ),
+            images=torch.empty((rows, *self._shape), dtype=torch.uint8, pin_memory=pinned),
             numbers=numbers,
             offsets=offsets,
             there=(numbers.to(device, copy=True), offsets.to(device, copy=True)),

@@ -9,11 +9,13 @@ from pipeline.atomic import is_local
 from pipeline.backends import HW_DECODER_LOAD, RenderSettings
 from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX, Draws, centre_draws, draws
 from pipeline.manifest import canonical_hash
-from pipeline.order import ORDER_VERSION, Window
-from pipeline.resident import RESIDENT
+from pipeline.order import ORDER_VERSION, ORDERS, Window
+from pipeline.resident import FORMATS, RESIDENT
 
 LIGHTING = ("std", "variance", "off")
 VIEWS = ("crop", "full")
+# Of a state, what is named only where it is not this: states saved before stay valid.
+UNNAMED = {"order": "global", "world_size": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,10 @@ class LoaderConfig:
     use (see pipeline/staging.py), needed where they lie on an object store; ranks, loaders and
     runs may share it. stage_bytes: the most it may hold, default nine tenths of what is free.
     resident: where decoded images are kept, so that none is decoded twice: on the "device", in
-    memory of the "host", "none", or "auto" (see pipeline/resident.py).
+    memory of the "host", "none", or "auto" (see pipeline/resident.py). resident_format: "rgb", or
+    on the "device" "yuv420", half the memory and other pixels (see pipeline/subsampled.py).
+    order: "global", or in training "local": a rank draws from its own share of the images, which
+    is what its GPU keeps (see pipeline/order.py); other batches, and others on each world size.
     """
 
     shards: Path
@@ -61,6 +66,8 @@ class LoaderConfig:
     stage_dir: Path | None = None
     stage_bytes: int | None = None
     resident: str = "none"
+    resident_format: str = "rgb"
+    order: str = "global"
 
     def __post_init__(self) -> None:
         for name, folder in (("shards", self.shards), ("stage_dir", self.stage_dir)):
@@ -99,7 +106,12 @@ class LoaderConfig:
         if self.views not in VIEWS:
             raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")
         require_stage(self.shards, self.stage_dir, self.stage_bytes)
-        require_resident(self.resident, self.backend, calibrate=self.calibrate)
+        require_order(self.order, self.window)
+        if self.order == "local" and not self.training:
+            raise ValueError("order local is of training; validation goes by the index")
+        require_resident(
+            self.resident, self.backend, self.resident_format, calibrate=self.calibrate
+        )
 
     @property
     def max_rows(self) -> int:
@@ -138,6 +150,9 @@ class LoaderConfig:
             augmentation["images_per_crop"] = self.images_per_crop
         if self.lighting_off_epoch:
             augmentation["lighting_off_epoch"] = self.lighting_off_epoch
+        if self.resident_format != "rgb":
+            augmentation["resident_format"] = self.resident_format
+        local = {"order": "local", "world_size": self.world_size}
         return {
             "seed": self.seed,
             "split": self.split,
@@ -147,6 +162,7 @@ class LoaderConfig:
             "augmentation": canonical_hash(augmentation),
             "fingerprint": fingerprint,
             "order_version": ORDER_VERSION,
+            **(local if self.order == "local" else {}),
         }
 
     def position(
@@ -158,10 +174,11 @@ class LoaderConfig:
         shards, global batch, seed, order or augmentation; or where this loader is to be exact and
         the one of the state was not; or where there is no such step.
         """
-        for name, here in self.fixed_state(fingerprint).items():
-            if state.get(name) != here:
+        for name, here in (UNNAMED | self.fixed_state(fingerprint)).items():
+            saved = state.get(name, UNNAMED.get(name))
+            if saved != here:
                 raise ValueError(
-                    f"cannot resume: {name} is {state.get(name)} in the saved state and {here} "
+                    f"cannot resume: {name} is {saved} in the saved state and {here} "
                     "here; the batches would not be the same"
                 )
         if self.exact and state.get("hw_decoder_load"):
@@ -188,10 +205,29 @@ def require_stage(shards: Path, stage_dir: Path | None, stage_bytes: int | None)
         raise ValueError("--stage-bytes bounds what is staged: it needs --stage-dir DIR")
 
 
-def require_resident(resident: str, backend: str, *, calibrate: bool) -> None:
-    """ValueError where images cannot be kept there, or not with such a backend."""
+def require_order(order: str, window: Window) -> None:
+    """ValueError for an order that there is not, or not with such a window."""
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+    if order == "local" and window != "all":
+        raise ValueError(f"--order local shuffles all of a share: it has no --window {window}")
+
+
+def require_resident(
+    resident: str, backend: str, resident_format: str, *, calibrate: bool
+) -> None:
+    """ValueError where images cannot be kept there, not so, or not with such a backend."""
     if resident not in RESIDENT:
         raise ValueError(f"resident must be one of {', '.join(RESIDENT)}, not {resident!r}")
+    if resident_format not in FORMATS:
+        raise ValueError(
+            f"resident format must be one of {', '.join(FORMATS)}, not {resident_format!r}"
+        )
+    if resident_format != "rgb" and resident != "device":
+        raise ValueError(
+            f"--resident-format {resident_format} is how a GPU keeps images, with other pixels "
+            f"than elsewhere: it goes with --resident device, not {resident}"
+        )
     if resident == "none":
         return
     if backend not in ("auto", "numpy"):

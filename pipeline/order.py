@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+ORDERS = ("global", "local")
 ORDER_VERSION = 1  # part of every saved state; raised when a stream of numbers below changes
 ORDER_TAG = 0x6F72646572  # "order": keeps this stream of random numbers apart from every other
 Window = int | Literal["all"]
@@ -38,6 +39,30 @@ def order(shard_sizes: Sequence[int], seed: int, epoch: int, window: Window = "a
     for run in np.split(rows, ends[window - 1 : -1 : window]):
         generator.shuffle(run)  # in place: a run is a view of rows
     return rows
+
+
+def local_order(
+    num_samples: int, seed: int, epoch: int, batch_size: int, world_size: int
+) -> Rows:
+    """An epoch's permutation in which each rank's part of a batch is of that rank's own share.
+
+    Row i is of the share of rank i % world_size, shuffled by itself; the global batches come
+    first, then the rows that an epoch leaves out. batch_size: of all ranks, which world_size
+    divides. Another world size is another order. Source of the streams: NumPy's Philox with key
+    (seed, tag) and counter (0, 0, 1 + rank, epoch).
+    """
+    per_rank, rest = divmod(batch_size, world_size)
+    assert rest == 0
+    key = np.array([seed, ORDER_TAG], np.uint64)
+    steps = num_samples // batch_size  # no share is too small: they differ by one row at most
+    dealt = np.empty((steps, world_size, per_rank), np.int64)
+    left = []
+    for rank in range(world_size):
+        philox = np.random.Philox(key=key, counter=[0, 0, 1 + rank, epoch])
+        share = np.random.Generator(philox).permutation(np.arange(rank, num_samples, world_size))
+        dealt[:, rank] = share[: steps * per_rank].reshape(steps, per_rank)
+        left.append(share[steps * per_rank :])
+    return np.concatenate([dealt.ravel(), *left])
 
 
 def num_steps(num_samples: int, batch_size: int, *, training: bool) -> int:

@@ -1,5 +1,6 @@
 """The backend of a loader: chosen, measured, driven; and the way of its pixels to the batch."""
 
+import math
 import os
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.order import Rows
 from pipeline.reader import StepBytes
 from pipeline.reference import NumpyBackend
 from pipeline.resident import (
+    FORMATS,
     HostStore,
     Residence,
     find_residence,
@@ -55,6 +57,7 @@ class Renderer:
         self._store: HostStore | DeviceStore | None = None
         self._on_device = False
         self._num_ranks = ranks_here(config.local_world_size)
+        self._apart = config.order == "local"  # each rank shows nothing but its own images
         self._residence = self._find_residence(num_images)
         try:
             self._open_resident(num_images, fingerprint)
@@ -69,19 +72,28 @@ class Renderer:
         asked, device = self._config.resident, self._handover.device
         if asked == "none":
             return Residence("none", "")
+        needed = needs(
+            num_images,
+            on_gpu=self._handover.on_gpu,
+            num_ranks=self._config.world_size if self._apart else self._num_ranks,
+            image_bytes=math.prod(FORMATS[self._config.resident_format]),
+            apart=self._apart,
+        )
         return find_residence(
             asked,
-            needs(num_images, on_gpu=self._handover.on_gpu, num_ranks=self._num_ranks),
+            needed,
             free_device_bytes=free_device_bytes(device, self._config.max_rows),
             free_host_bytes=free_host_bytes(self._num_ranks),
         )
 
     def _open_resident(self, num_images: int, fingerprint: str) -> None:
         """Opens the backend that keeps images where the residence says."""
-        where, num_ranks = self._residence.where, self._num_ranks
+        where, num_ranks, rank = self._residence.where, self._num_ranks, self._config.rank
+        image_format = self._config.resident_format
         host: HostStore | None = None
-        if where == "host" or (where == "device" and num_ranks > 1):
-            host = _host_store(num_images, num_ranks, f"{fingerprint} {self._config.split}")
+        if where == "host" or (where == "device" and num_ranks > 1 and not self._apart):
+            name = f"{fingerprint} {self._config.split}"
+            host = _host_store(num_images, num_ranks, name, image_format)
         self.name, self.reason = "numpy", "each image is decoded once"
         if where == "host":
             assert host is not None
@@ -89,9 +101,15 @@ class Renderer:
             self.backend = _driven(NumpyBackend(self.settings, host), self.settings)
         elif where == "device":
             self._on_device, self.settings = True, self._settings_of("device")
-            rank = self._config.rank % num_ranks
+            if self._apart:
+                num_ranks = self._config.world_size
             self._store = self.backend = DeviceStore(
-                self.settings, num_images, rank=rank, num_ranks=num_ranks, host=host
+                self.settings,
+                num_images,
+                rank=rank % num_ranks,
+                num_ranks=num_ranks,
+                host=host,
+                image_format=image_format,
             )
 
     def _open_backend(self) -> None:
@@ -192,17 +210,20 @@ class Renderer:
         )
 
 
-def _host_store(num_images: int, num_ranks: int, name: str) -> HostStore:
+def _host_store(num_images: int, num_ranks: int, name: str, image_format: str) -> HostStore:
     """The store of decoded images of this rank, or of all those of this run on this machine.
 
     ValueError where there is not so much memory for files, which is what ranks share.
     """
     if num_ranks == 1:
-        return HostStore(num_images, shared=None)
+        return HostStore(num_images, shared=None, image_format=image_format)
     run = " ".join(os.environ.get(variable, "") for variable in RUN_VARIABLES)
     try:
         return HostStore(
-            num_images, shared=f"{name} {run} {os.getppid()}", num_users=num_ranks
+            num_images,
+            shared=f"{name} {run} {os.getppid()}",
+            num_users=num_ranks,
+            image_format=image_format,
         )
     except OSError as error:
         raise ValueError(

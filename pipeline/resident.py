@@ -5,7 +5,9 @@ kept whole, 256x256. What is shown of it is cut from there, so order, draws and 
 raw shards, bit for bit, whatever was kept when.
 """
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +16,17 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from pipeline.images import SIZE_PX, Pixels
+from pipeline.images import SIZE_PX
 from pipeline.order import Rows
 from pipeline.shared_memory import folder_bytes, shared_array
+from pipeline.subsampled import SUBSAMPLED_BYTES
 
 RESIDENT = ("device", "host", "none", "auto")
 IMAGE_BYTES = SIZE_PX * SIZE_PX * 3
+FORMATS: Mapping[str, tuple[int, ...]] = {  # the shape of an image that is kept
+    "rgb": (SIZE_PX, SIZE_PX, 3),
+    "yuv420": (SUBSAMPLED_BYTES,),
+}
 HOST_SHARE = 0.8  # of the memory that is free: the rest is for readers, buffers and others
 # What training takes of a GPU besides, for AlexNet with response norm in float32, of which the
 # forward pass keeps most (computed from its layers, not measured on a GPU): weights, momentum,
@@ -51,16 +58,24 @@ class Residence:
     reason: str
 
 
-def needs(num_images: int, *, on_gpu: bool, num_ranks: int) -> Needs:
-    """Of `num_images` decoded images; each of a machine's ranks keeps its share on its GPU.
+def needs(
+    num_images: int,
+    *,
+    on_gpu: bool,
+    num_ranks: int,
+    image_bytes: int = IMAGE_BYTES,
+    apart: bool = False,
+) -> Needs:
+    """Of `num_images` decoded images; each of `num_ranks` keeps its share on its GPU.
 
-    A rank takes images that another one keeps from the host's memory, so all are there as well.
+    A rank takes images that another one keeps from the host's memory, so all are there as well,
+    unless `apart`: each rank shows nothing but its own.
     """
-    whole = num_images * IMAGE_BYTES
+    whole = num_images * image_bytes
     return Needs(
-        device=share_of(num_images, num_ranks) * IMAGE_BYTES if on_gpu else None,
+        device=share_of(num_images, num_ranks) * image_bytes if on_gpu else None,
         host=whole,
-        device_host=whole if num_ranks > 1 else 0,
+        device_host=whole if num_ranks > 1 and not apart else 0,
     )
 
 
@@ -124,31 +139,40 @@ def free_device_bytes(device: torch.device, rows_of_rank: int) -> int:
 class HostStore:
     """Decoded images by their index row, in the host's memory, and which of them are there.
 
-    images: uint8 (rows, 256, 256, 3). shared: whether the ranks of this machine, and the loaders
-    of a process, have one in common; otherwise it is this object's own. An image may be put by
-    several at once: they all put the same bytes. OSError where the memory cannot be had.
+    images: uint8 (rows, 256, 256, 3), or of another of FORMATS. shared: whether the ranks of this
+    machine, and the loaders of a process, have one in common; otherwise it is this object's own.
+    An image may be put by several at once: they all put the same bytes. OSError where the memory
+    cannot be had.
     """
 
-    def __init__(self, num_rows: int, *, shared: str | None, num_users: int = 1) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        *,
+        shared: str | None,
+        num_users: int = 1,
+        image_format: str = "rgb",
+    ) -> None:
         """shared: a name that all who share it have in common. num_users: how many they are."""
-        shape = (num_rows, SIZE_PX, SIZE_PX, 3)
+        shape = (num_rows, *FORMATS[image_format])
+        image_bytes = math.prod(FORMATS[image_format])
         self.images: NDArray[np.uint8]
         self._known: NDArray[np.uint8]
         if shared is None:
             self.images = np.empty(shape, np.uint8)  # taken from the system as it is written
             self._known = np.zeros(num_rows, np.uint8)
         else:
-            memory = shared_array(shared, num_rows * (IMAGE_BYTES + 1), num_users)
-            self.images = memory[: num_rows * IMAGE_BYTES].reshape(shape)
-            self._known = memory[num_rows * IMAGE_BYTES :]
+            memory = shared_array(shared, num_rows * (image_bytes + 1), num_users)
+            self.images = memory[: num_rows * image_bytes].reshape(shape)
+            self._known = memory[num_rows * image_bytes :]
 
     def known(self, rows: Rows) -> NDArray[np.bool_]:
         """Which of these index rows are there, (N,)."""
         found: NDArray[np.bool_] = self._known[rows] != 0
         return found
 
-    def put(self, row: int, pixels: Pixels) -> None:
-        """Keeps an image; whoever sees it as known sees all of it.
+    def put(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        """Keeps an image in the store's format; whoever sees it as known sees all of it.
 
         (The copy ends before the mark is set: NumPy lets go of and takes the interpreter's lock
         around it, or holds it, which orders them for other processors too.)

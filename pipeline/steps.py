@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.draws import lighting_offsets
 from pipeline.loader_config import LoaderConfig
 from pipeline.moments import Statistics
-from pipeline.order import Rows, num_steps, order, rank_part
+from pipeline.order import Rows, local_order, num_steps, order, rank_part
 from pipeline.shards import Index
 
 
@@ -80,14 +80,19 @@ class Steps:
     def _order(self, epoch: int) -> Rows:
         coming = (epoch, epoch + 1)
         if tuple(self._orders) != coming:  # as well where a resumed loader goes back by an epoch
-            seed, window = self._config.seed, self._config.window
             known = self._orders
             self._orders = {
-                e: known[e] if e in known
-                else self._pool.submit(order, self._shard_sizes, seed, e, window)
+                e: known[e] if e in known else self._pool.submit(self._permutation, e)
                 for e in coming
             }
         return self._orders[epoch].result()
+
+    def _permutation(self, epoch: int) -> Rows:
+        config = self._config
+        if config.order == "local":
+            size, ranks = config.batch_size, config.world_size
+            return local_order(len(self._index), config.seed, epoch, size, ranks)
+        return order(self._shard_sizes, config.seed, epoch, config.window)
 
     def _offsets(self, alpha: NDArray[np.float64]) -> NDArray[np.float32] | None:
         if self._statistics is None:

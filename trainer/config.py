@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pipeline.atomic import write_whole
-from pipeline.loader_config import require_resident, require_stage
+from pipeline.loader_config import require_order, require_resident, require_stage
 from pipeline.manifest import Dataset
 from pipeline.order import Window
 from trainer.ema import require_decay
@@ -49,6 +49,8 @@ class RunConfig:
     stage_dir: Path | None = None
     stage_bytes: int | None = None
     resident: str = "none"
+    resident_format: str = "rgb"
+    order: str = "global"
     precision: str = "auto"
     compile: bool = True  # the step as a CUDA graph, where it can be one
     micro_batch: int | None = None  # images per forward and backward pass; None: the batch
@@ -72,7 +74,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         find_preset(self.preset)
         require_stage(self.shards, self.stage_dir, self.stage_bytes)
-        require_resident(self.resident, self.backend, calibrate=self.calibrate)
+        require_order(self.order, self.window)
+        require_resident(
+            self.resident, self.backend, self.resident_format, calibrate=self.calibrate
+        )
         for flag, value in (
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
@@ -205,6 +210,9 @@ def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, A
         "overfit": config.overfit,
         "seed": config.seed,
         "window": config.window,
+        # None where they are what they always were: run folders of before stay valid
+        "order": None if config.order == "global" else config.order,
+        "resident_format": None if config.resident_format == "rgb" else config.resident_format,
         "classes": list(dataset.classes),
         "fingerprints": {split: dataset.fingerprint(split) for split in ("train", "val")},
     }

@@ -9,8 +9,8 @@ import click
 from pipeline.backends import BACKENDS
 from pipeline.byte_size import ByteSize
 from pipeline.locations import Location
-from pipeline.order import Window
-from pipeline.resident import RESIDENT
+from pipeline.order import ORDERS, Window
+from pipeline.resident import FORMATS, RESIDENT
 from trainer.config import DEVICES, WIRE_DTYPES
 from trainer.parallel import MODES
 from trainer.precision import PRECISIONS
@@ -148,6 +148,20 @@ FEEDING = (
         help="Where decoded images are kept, 197 kB each, so that none is decoded twice: device, "
         "each GPU its share; host, memory that the processes of a machine share; auto, the first "
         "of them with room. Order, draws and pixels are those of raw shards.",
+    ),
+    click.option(
+        "--resident-format",
+        type=click.Choice(list(FORMATS)),
+        default="rgb",
+        help="How a GPU keeps them; yuv420: in half the memory, colour for every second pixel "
+        "each way, so other pixels than any other run's.",
+    ),
+    click.option(
+        "--order",
+        type=click.Choice(ORDERS),
+        default="global",
+        help="local: each process draws from its own share of the images, which is what its GPU "
+        "keeps, and nothing is sent; other batches, resumed on as many processes only.",
     ),
     click.option(
         "--window",

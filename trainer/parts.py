@@ -94,6 +94,8 @@ class Parts:
             stage_dir=config.stage_dir,
             stage_bytes=config.stage_bytes,
             resident="none" if config.overfit else config.resident,
+            resident_format="rgb" if config.overfit else config.resident_format,
+            order=config.order if training else "global",
             device=str(self.world.device),
             rank=self.world.rank,
             world_size=self.world.size,

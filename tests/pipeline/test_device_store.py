@@ -15,6 +15,7 @@ from pipeline.images import RAW_HEADER, ImageFormat, Pixels, encode, fit
 from pipeline.reader import StepBytes
 from pipeline.reference import render
 from pipeline.resident import HostStore
+from pipeline.subsampled import restored, subsampled
 from tests.conftest import photograph
 from tests.pipeline.test_raw import LateCopies
 
@@ -122,6 +123,23 @@ def test_whole_images_are_given_as_they_are(
     for _ in range(2):
         found = rendered(store, work(store, pictures, [5, 1]))
         assert found.tobytes() == np.stack([pictures[5], pictures[1]]).tobytes()
+
+
+def test_images_in_half_the_bytes_are_the_reference_s_bit_for_bit(
+    pictures: list[Pixels], stores: list[DeviceStore]
+) -> None:
+    host = HostStore(NUM_IMAGES, shared=None, image_format="yuv420")
+    expected = [restored(subsampled(picture)) for picture in pictures]
+    for rank in range(2):
+        stores.append(
+            store := DeviceStore(
+                settings(), NUM_IMAGES, rank=rank, num_ranks=2, host=host, image_format="yuv420"
+            )
+        )
+        for turn, rows in enumerate([[3, 0, 8], [1, 3, 2, 0], [0, 1, 2, 3]]):
+            step = work(store, pictures, rows, turn)
+            assert rendered(store, step).tobytes() == shown(step, expected).tobytes()
+    assert store._images[0].numel() * 2 == 256 * 256 * 3
 
 
 def test_a_step_that_was_dropped_is_brought_again(

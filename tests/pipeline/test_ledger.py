@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline.ledger import (
     read_ledger,
     write_ledger,
 )
-from pipeline.order import Window, order
+from pipeline.order import Window, local_order, order
 
 exactly = settings(derandomize=True, deadline=None, max_examples=80)
 SIZES = [9, 4, 8]
@@ -39,18 +40,22 @@ def checked(parts: list[Part], *, training: bool) -> Account:
 @exactly
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=8),
-    window=st.one_of(st.just("all"), st.integers(1, 9)),
+    window=st.one_of(st.just("all"), st.just("local"), st.integers(1, 9)),
     world_size=st.integers(1, 5),
     per_rank=st.integers(1, 6),
     training=st.booleans(),
     seed=st.integers(0, 2**64 - 1),
 )
 def test_every_planned_epoch_is_exactly_once(
-    sizes: list[int], window: Window, world_size: int, per_rank: int, training: bool, seed: int
+    sizes: list[int], window: Any, world_size: int, per_rank: int, training: bool, seed: int
 ) -> None:
     num_samples, batch_size = sum(sizes), world_size * per_rank
     ids = np.random.default_rng(sizes).permutation(2 * num_samples)[:num_samples]  # with gaps
-    rows = order(sizes, seed, 3, window) if training else np.arange(num_samples)
+    rows = np.arange(num_samples)
+    if training and window == "local":  # each rank from its own share
+        rows = local_order(num_samples, seed, 3, batch_size, world_size)
+    elif training:
+        rows = order(sizes, seed, 3, window)
     parts = list(planned_parts(ids, rows, batch_size, world_size, training=training))
     account = check_parts(parts[::-1], ids, batch_size, world_size, training=training)
     dropped = num_samples % batch_size if training else 0

@@ -27,6 +27,14 @@ AUGMENTATION_0_1_0 = "46d496cc96b98b5b6a4796b2a4ac32e9e9da06f823cda848e254007a73
         ({"seed": -1}, r"seed must be within 0..2\*\*64-1, not -1"),
         ({"seed": 2**64}, "seed must be within"),
         ({"hw_decoder_load": 1.1}, "hw_decoder_load must be within 0..1, not 1.1"),
+        ({"order": "any"}, "order must be one of global, local, not 'any'"),
+        ({"order": "local", "window": 2}, "--order local .* no --window 2"),
+        ({"order": "local", "training": False}, "order local is of training"),
+        ({"resident_format": "bgr"}, "resident format must be one of rgb, yuv420, not 'bgr'"),
+        (
+            {"resident_format": "yuv420", "resident": "auto"},
+            "--resident-format yuv420 .* goes with --resident device, not auto",
+        ),
         ({"lighting": "strong"}, r"lighting must be one of .*'std'.*, not 'strong'"),
         ({"images_per_crop": 0}, "images per crop must be at least 1, not 0"),
         ({"lighting_off_epoch": -1}, "lighting off epoch must be >= 0, not -1"),
@@ -71,7 +79,33 @@ def test_states_saved_before_these_options_stay_valid() -> None:
     """The hash of the defaults is the one of version 0.1.0; each option has its own."""
     hashes = {
         config(**changes).fixed_state("f")["augmentation"]
-        for changes in ({}, {"images_per_crop": 32}, {"lighting_off_epoch": 68})
+        for changes in (
+            {},
+            {"images_per_crop": 32},
+            {"lighting_off_epoch": 68},
+            {"resident": "device", "resident_format": "yuv420"},
+        )
     }
     assert config().fixed_state("f")["augmentation"] == AUGMENTATION_0_1_0
-    assert len(hashes) == 3
+    assert len(hashes) == 4
+    assert not {"order", "world_size"} & config().fixed_state("f").keys()
+
+
+def test_a_local_order_is_resumed_on_its_own_world_size_alone() -> None:
+    alone, pair, four = (
+        config(order="local", world_size=number) for number in (1, 2, 4)
+    )
+    saved = {**pair.fixed_state("f"), "epoch": 1, "step": 2}
+    assert pair.position(saved, "f", 5) == (1, 2)
+    second = config(order="local", world_size=2, rank=1)
+    assert second.position(saved, "f", 5) == (1, 2)
+    for other, told in (
+        (alone, "world_size is 2 in the saved state and 1 here"),
+        (four, "world_size is 2 in the saved state and 4 here"),
+        (config(world_size=2), "order is local in the saved state and global here"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            other.position(saved, "f", 5)
+    of_global = {**config().fixed_state("f"), "epoch": 1, "step": 2}
+    with pytest.raises(ValueError, match="order is global in the saved state and local here"):
+        pair.position(of_global, "f", 5)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.order import ORDER_TAG, Window, num_steps, order, rank_part
+from pipeline.order import ORDER_TAG, Window, local_order, num_steps, order, rank_part
 
 exactly = settings(derandomize=True, deadline=None, max_examples=60)
 shard_sizes = st.lists(st.integers(0, 12), min_size=1, max_size=8)
@@ -38,6 +38,39 @@ def test_an_epoch_is_a_permutation_that_can_be_replayed(
     assert rows.dtype == np.int64
     assert sorted(rows.tolist()) == list(range(sum(sizes)))
     np.testing.assert_array_equal(rows, order(sizes, seed, epoch, window))
+
+
+def test_the_local_order_is_the_one_of_version_one() -> None:
+    expected = [6, 4, 1, 11, 10, 2, 5, 3, 0, 8, 9, 7]  # an even and an odd pair in each batch
+    assert local_order(12, 7, 2, 4, 2).tolist() == expected
+
+
+@exactly
+@given(st.integers(0, 60), seeds, st.integers(0, 1000), st.integers(1, 5), st.integers(1, 5))
+def test_a_local_order_visits_each_row_once_and_deals_each_rank_its_own(
+    num_samples: int, seed: int, epoch: int, per_rank: int, world_size: int
+) -> None:
+    batch_size = per_rank * world_size
+    rows = local_order(num_samples, seed, epoch, batch_size, world_size)
+    assert rows.dtype == np.int64 and sorted(rows.tolist()) == list(range(num_samples))
+    again = local_order(num_samples, seed, epoch, batch_size, world_size)
+    np.testing.assert_array_equal(rows, again)
+    for step in range(num_steps(num_samples, batch_size, training=True)):
+        for rank in range(world_size):
+            first, last = rank_part(num_samples, batch_size, step, rank, world_size)
+            assert last - first == per_rank
+            assert (rows[first:last] % world_size == rank).all()
+
+
+def test_local_orders_of_epochs_seeds_and_world_sizes_differ() -> None:
+    orders = {
+        tuple(local_order(64, seed, epoch, 8, world_size).tolist())
+        for seed in (0, 1, 2**64 - 1)
+        for epoch in range(3)
+        for world_size in (1, 2, 4)
+    }
+    assert len(orders) == 27
+    assert tuple(order([64], 0, 0).tolist()) not in orders
 
 
 @exactly

@@ -15,6 +15,7 @@ import pipeline.renderer
 import pipeline.resident
 from pipeline.images import ImageError, decode_stored
 from pipeline.loader import Batch, Loader, LoaderConfig
+from pipeline.reference import cut
 from pipeline.resident import (
     IMAGE_BYTES,
     HostStore,
@@ -24,6 +25,7 @@ from pipeline.resident import (
     needs,
     share_of,
 )
+from pipeline.subsampled import restored, subsampled
 
 BATCH = 6  # of 39 images: six whole steps and three images that an epoch leaves out
 Open = Callable[..., Loader]
@@ -178,6 +180,86 @@ def test_ranks_together_see_what_one_rank_sees(
             assert torch.equal(torch.cat([part.ids for part in parts]), expected.ids)
 
 
+@pytest.mark.parametrize("resident", ["none", "host", "device"])
+@pytest.mark.parametrize("num_taken", [0, 1, 5, 6, 8])
+@pytest.mark.usefixtures("on_device")
+def test_a_local_order_goes_on_where_it_was_cut_and_visits_each_image_once(
+    num_taken: int, resident: str, shard_folder: Path, opened: Open
+) -> None:
+    """Of two ranks: a share each, the same batches wherever images are kept."""
+    size: dict[str, Any] = {"world_size": 2, "order": "local"}
+    for rank in range(2):
+        plain = opened(shard_folder, resident="none", backend="numpy", rank=rank, **size)
+        expected = list(itertools.chain(*(plain for _ in range(2))))
+        first = opened(shard_folder, resident=resident, backend="numpy", rank=rank, **size)
+        batches = (batch for _ in range(2) for batch in first)
+        found = list(itertools.islice(batches, num_taken))
+        second = opened(shard_folder, resident=resident, backend="numpy", rank=rank, **size)
+        second.load_state_dict(first.state_dict())
+        found += [batch for _ in range(2 - second.epoch) for batch in second]
+        for one, other in zip(found, expected, strict=True):
+            assert one.ids.tolist() == other.ids.tolist()
+            assert torch.equal(one.images, other.images.to(one.images.dtype))
+        seen = [batch.ids.tolist() for batch in found]
+        for epoch in (seen[:6], seen[6:]):
+            assert len(set(itertools.chain(*epoch))) == 18  # of 39 images, six steps of three
+
+
+@pytest.mark.usefixtures("on_device")
+def test_in_a_local_order_a_rank_reads_none_but_its_own_share_and_each_once(
+    shard_folder: Path, opened: Open, num_decoded: Callable[[], int]
+) -> None:
+    size: dict[str, Any] = {"world_size": 2, "local_world_size": 2, "order": "local"}
+    ranks = [opened(shard_folder, resident="device", rank=r, **size) for r in range(2)]
+    assert [loader._renderer._store._host for loader in ranks] == [None, None]  # type: ignore
+    for _ in range(5):
+        shown = [set[int]().union(*(batch.ids.tolist() for batch in loader)) for loader in ranks]
+        assert not shown[0] & shown[1]
+    assert num_decoded() <= 39
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize(
+    ("views", "world_size", "num_taken"),
+    [("crop", 2, 4), ("full", 1, 7)],
+)
+def test_images_in_half_the_bytes_are_the_reference_s_on_any_ranks_and_cut_anywhere(
+    views: str, world_size: int, num_taken: int, shard_folder: Path, opened: Open
+) -> None:
+    whole = opened(shard_folder, resident="none", backend="numpy", views="full")
+    options: dict[str, Any] = {
+        "resident": "device", "resident_format": "yuv420", "views": views, "lighting": "off",
+        "world_size": world_size,
+    }  # fmt: skip
+    parts = []
+    for rank in range(world_size):
+        first, second = (opened(shard_folder, rank=rank, **options) for _ in range(2))
+        found = list(itertools.islice((one for _ in range(2) for one in first), num_taken))
+        second.load_state_dict(first.state_dict())
+        parts.append([*found, *(one for _ in range(2 - second.epoch) for one in second)])
+    expected = [batch for _ in range(2) for batch in whole]
+    for stored, *ranks in zip(expected, *parts, strict=True):
+        found_images = torch.cat([part.images for part in ranks]).permute(0, 2, 3, 1).numpy()
+        wanted = [
+            restored(subsampled(image))
+            for image in stored.images.permute(0, 2, 3, 1).numpy()
+        ]
+        if views == "crop":
+            crops = torch.cat([part.crop for part in ranks]).numpy()
+            wanted = [cut(image, crop) for image, crop in zip(wanted, crops, strict=True)]
+        np.testing.assert_array_equal(found_images, np.stack(wanted))
+
+
+def test_half_the_bytes_are_resumed_in_that_format_alone(shard_folder: Path, opened: Open) -> None:
+    plain = LoaderConfig(shards=shard_folder, batch_size=BATCH)
+    halves = LoaderConfig(
+        shards=shard_folder, batch_size=BATCH, resident="device", resident_format="yuv420"
+    )
+    saved = {**plain.fixed_state("f"), "epoch": 0, "step": 1}
+    with pytest.raises(ValueError, match="cannot resume: augmentation"):
+        halves.position(saved, "f", 6)
+
+
 def test_ranks_of_a_machine_decode_an_image_once_for_all_of_them(
     shard_folder: Path, opened: Open, num_decoded: Callable[[], int]
 ) -> None:
@@ -213,6 +295,12 @@ def test_an_image_that_is_none_is_named(shard_copy: Path, opened: Open) -> None:
 
 
 # ---- where they are kept ----
+
+
+def test_half_the_bytes_and_shares_apart_need_less() -> None:
+    image_bytes = IMAGE_BYTES // 2
+    found = needs(10, on_gpu=True, num_ranks=4, image_bytes=image_bytes, apart=True)
+    assert found == Needs(device=3 * image_bytes, host=10 * image_bytes, device_host=0)
 
 
 def test_an_image_is_kept_by_one_rank_and_shares_are_even() -> None:
