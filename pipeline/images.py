@@ -1,8 +1,7 @@
-"""One original in, one 256x256 RGB image out, encoded and decoded again; or why it cannot be."""
+"""What is stored: one 256x256 RGB image, as JPEG or raw; its settings, and its decoding again."""
 
 import functools
 import io
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,17 +11,10 @@ import numpy as np
 import PIL
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, features
+from PIL import features
 
 SIZE_PX = 256  # the paper, section 2: shorter side 256, then the central 256 x 256
-MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs; 268 MB as RGB
-STRIP_PIXELS = 1 << 20  # turned to RGB at a time where Pillow decodes
-# What photographs come in; no formats that start other programs (EPS) or depend on the machine.
-PILLOW_FORMATS = (
-    "JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "TGA", "AVIF", "ICO",
-)  # fmt: skip
-ORIENTATION_TAG = 0x0112
-
+LARGE_PIXELS = 1 << 24  # an original of more is made smaller while it is decoded; photographs.py
 Pixels = NDArray[np.uint8]  # (height, width, 3)
 
 
@@ -72,6 +64,7 @@ class ImageFormat:
             "encoding": self.encoding,
             "orientation": "ignored" if self.ignore_orientation else "exif",
             "resize": "central square; area average to shrink, bicubic to enlarge",
+            "large": f"over {LARGE_PIXELS} pixels: divided by 2, 4 or 8 while decoding",
             "versions": dict(_codec_versions()),
         }
         if self.encoding == "jpeg":
@@ -91,36 +84,6 @@ class ImageFormat:
             quality=settings.get("jpeg", {}).get("quality", cls.quality),
             ignore_orientation=settings["orientation"] == "ignored",
         )
-
-
-def decode(data: bytes, *, ignore_orientation: bool = False) -> Pixels:
-    """Any photograph as RGB, (height, width, 3), upright by its EXIF orientation unless ignored.
-
-    Ordinary JPEGs go through simplejpeg in strict mode; whatever it refuses (CMYK, damage that
-    libjpeg warns about, other formats) is judged by Pillow. The two are bit-equal where both
-    decode. Memory, beside `data`: 3 bytes a pixel for JPEGs (twice that for progressive ones),
-    4 to 7 for what Pillow decodes, 15 for WebP. Raises ImageError; MemoryError passes through, it
-    says nothing of the image.
-    """
-    if not data:
-        raise ImageError("empty file")
-    if not data.startswith(b"\xff\xd8"):
-        return _decode_with_pillow(data, ignore_orientation)
-    try:
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-        if height * width > MAX_PIXELS:
-            raise ImageError(f"too large: {width} x {height} px, over {MAX_PIXELS} pixels")
-        if colour not in ("YCbCr", "Gray", "RGB"):
-            simplejpeg.decode_jpeg(data, "CMYK")  # only to be refused where it is cut off
-            return _decode_with_pillow(data, ignore_orientation)
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
-    except ImageError:
-        raise
-    except ValueError as error:
-        if "remature end" in str(error):  # Pillow would fill the rest with grey
-            raise ImageError(f"cannot be decoded: truncated ({error})") from error
-        return _decode_with_pillow(data, ignore_orientation)
-    return pixels if ignore_orientation else _upright(pixels, _orientation(data))
 
 
 def decode_stored(encoded: bytes | memoryview) -> Pixels:
@@ -174,126 +137,3 @@ def fit(pixels: Pixels) -> Pixels:
         resized = cv2.resize(square, (SIZE_PX, SIZE_PX), interpolation=filter_)
         return np.asarray(resized, np.uint8)
     return np.ascontiguousarray(square)
-
-
-def _has_exif(jpeg: bytes) -> bool:
-    """Whether a JPEG has an EXIF block; only its headers are looked at, not its pixels."""
-    at = 2
-    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] != b"\xda":  # up to the scan
-        if jpeg[at + 1 : at + 2] == b"\xe1" and jpeg[at + 4 : at + 10] == b"Exif\x00\x00":
-            return True
-        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-    return False
-
-
-def _orientation(data: bytes) -> int:
-    """The EXIF orientation of a JPEG, 1..8; 1 where it has none."""
-    if not _has_exif(data):
-        return 1
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-                return _orientation_of(image)
-    except MemoryError:
-        raise
-    except Exception:  # what Pillow cannot open has no EXIF block that it could read
-        return 1
-
-
-def _orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation of an opened image, 1..8; 1 where it has none or a broken one."""
-    try:
-        found = image.getexif().get(ORIENTATION_TAG, 1)
-        return found if found in range(1, 9) else 1
-    except MemoryError:
-        raise
-    except Exception:  # a broken EXIF block says nothing about the pixels
-        return 1
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Pixels turned as EXIF says (TIFF 6.0, tag 274), as a view."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def _decode_with_pillow(data: bytes, ignore_orientation: bool) -> Pixels:
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of bombs and odd metadata; size is judged below, metadata is not kept.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"too large: {image.width} x {image.height} px, over {MAX_PIXELS} pixels"
-                    )
-                image.load()
-                orientation = 1 if ignore_orientation else _orientation_of(image)
-                pixels = _rgb_pixels(image)
-        return _upright(pixels, orientation)
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"too large: {error}") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise anything; whatever it is, it is the reason
-        raise ImageError(f"cannot be decoded: {error or type(error).__name__}") from error
-
-
-def _rgb_pixels(image: Image.Image) -> Pixels:
-    """The pixels of a loaded image of any mode as RGB, a strip of rows at a time.
-
-    Pillow holds up to four bytes a pixel; whole, every step to RGB would take as much again.
-    """
-    factor = _factor_to_bytes(image)
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    num_rows = max(1, STRIP_PIXELS // image.width)
-    for top in range(0, image.height, num_rows):
-        strip = image.crop((0, top, image.width, min(top + num_rows, image.height)))
-        pixels[top : top + strip.height] = np.asarray(_to_rgb(strip, factor))
-    return pixels
-
-
-def _factor_to_bytes(image: Image.Image) -> float | None:
-    """What brings values of more than 8 bits to 0..255; None where the mode has 8 bits.
-
-    Integers up to 255 and floats up to 255 are taken for what they are, floats up to 1 for shares
-    of white, more for 16 bits. ImageError where it is none of these: no scale would be right.
-    """
-    if image.mode.startswith("I;16"):
-        return 1 / 257  # 65535 / 255
-    if image.mode not in ("I", "F"):
-        return None
-    low, high = np.asarray(image.getextrema(), np.float64).tolist()
-    if not 0 <= low <= high <= 65535:
-        raise ImageError(
-            f"cannot be decoded: values from {low:g} to {high:g}; expected 0..255, 0..65535 or, "
-            "as floats, 0..1"
-        )
-    if image.mode == "F" and high <= 1:
-        return 255.0
-    return 1.0 if high <= 255 else 1 / 257
-
-
-def _to_rgb(image: Image.Image, factor: float | None) -> Image.Image:
-    """RGB of any mode: transparency over white, wide values scaled (Pillow alone would clip)."""
-    if factor is not None:
-        wide = np.asarray(image).astype(np.float64)
-        if not np.isfinite(wide).all():
-            raise ImageError("cannot be decoded: values that are no numbers")
-        wide = wide / 257 if factor == 1 / 257 else wide * factor
-        return Image.fromarray(np.rint(wide).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(paper, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")

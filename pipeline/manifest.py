@@ -162,12 +162,17 @@ def _is_consistent(receipt: Receipt) -> bool:
 
 
 def _typed(kind: type[Record], value: Any) -> Record:
-    """What a JSON object says; TypeError where a field is missing, unknown or of another type."""
+    """What a JSON object says; TypeError where a field is missing, unknown or of another type.
+
+    All its numbers are counts: TypeError too where one is negative, or over what 64 bits hold.
+    """
     record = kind(**value)
     for name, annotation in get_type_hints(kind).items():
         found, expected = getattr(record, name), get_origin(annotation) or annotation
-        if not isinstance(found, expected):
+        if not isinstance(found, expected) or isinstance(found, bool):
             raise TypeError(f"{name} is {found!r}, expected {expected.__name__}")
+        if isinstance(found, int) and not 0 <= found < 2**63:
+            raise TypeError(f"{name} is {found}, expected a number of 0 to 2**63 - 1")
     return record
 
 

@@ -206,7 +206,9 @@ def read_statistics(folder: Path, fingerprint: str) -> Statistics:
         raise ValueError(f"{folder} has no {name}, which lighting and mean need; {mend}") from None
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, EOFError, RecursionError) as error:
+    except (
+        ValueError, KeyError, TypeError, EOFError, OverflowError, RecursionError
+    ) as error:  # fmt: skip
         raise ValueError(
             f"{folder / PCA_NAME} or {MEAN_NAME} is damaged ({error}); {mend}"
         ) from error

@@ -20,7 +20,7 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from pipeline.atomic import is_local, remove_temporaries, sole_writer, write_whole
-from pipeline.images import SIZE_PX, ImageError, decode, decode_stored, encode, fit
+from pipeline.images import SIZE_PX, ImageError, decode_stored, encode, fit
 from pipeline.manifest import (
     CLAIM_NAME,
     DATASET_NAME,
@@ -39,6 +39,7 @@ from pipeline.manifest import (
 )
 from pipeline.moments import Sums
 from pipeline.originals import FilePlaces, Listing, Source
+from pipeline.photographs import decode
 from pipeline.plan import (
     UNREADABLE,
     PlannedShard,

@@ -15,11 +15,12 @@ from PIL import Image
 
 import pipeline.prepare
 from pipeline.engines import run_tasks
-from pipeline.images import ORIENTATION_TAG, ImageFormat, Pixels
+from pipeline.images import ImageFormat, Pixels
 from pipeline.locations import location
 from pipeline.manifest import open_dataset
 from pipeline.moments import statistics, write_statistics
 from pipeline.originals import Listing, Source
+from pipeline.photographs import ORIENTATION_TAG
 from pipeline.plan import PlannedShard, Settings, plan
 from pipeline.prepare import Outcome, prepare
 from pipeline.sources import open_source

@@ -11,8 +11,9 @@ import torch
 
 from pipeline.cores import available_cores
 from pipeline.folders import files_below
-from pipeline.images import ImageError, ImageFormat, Pixels, decode, decode_stored, encode, fit
+from pipeline.images import ImageError, ImageFormat, Pixels, decode_stored, encode, fit
 from pipeline.originals import FilePlaces, Names
+from pipeline.photographs import decode
 from trainer.checkpoint import Checkpoint, restore_model
 from trainer.evaluate import CENTRE_VIEW, TEN_VIEWS, over_views
 from trainer.precision import set_float32_products

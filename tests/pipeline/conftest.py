@@ -1,5 +1,7 @@
-"""What tests share: loaders, and object stores on this machine (a web server that fails, S3)."""
+"""What tests share: pictures, loaders, object stores on this machine (a web server, S3)."""
 
+import io
+import struct
 import threading
 import urllib.request
 from collections import Counter, defaultdict
@@ -8,10 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import pipeline.transfer
+from pipeline.images import Pixels
 from pipeline.loader import Batch, Loader, LoaderConfig
+from tests.conftest import photograph
 
 BATCH = 8
 Open = Callable[..., Loader]
@@ -162,3 +168,25 @@ def kept(batch: Batch) -> tuple[bytes, list[int], list[int], list[list[int]]]:
     """All of a batch, comparable and independent of the loader's buffers."""
     images = batch.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
     return images, batch.labels.tolist(), batch.ids.tolist(), batch.crop.tolist()
+
+
+def picture(width: int = 93, height: int = 61, seed: int = 0) -> Image.Image:
+    return Image.fromarray(photograph(np.random.default_rng(seed), width, height))
+
+
+def by_pillow(data: bytes) -> Pixels:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def segments(jpeg: bytes) -> list[tuple[int, bytes]]:
+    """The marker segments of a JPEG up to its first scan: (marker, payload)."""
+    assert jpeg[:2] == b"\xff\xd8"
+    found, at = [], 2
+    while True:
+        mark, marker, length = struct.unpack(">BBH", jpeg[at : at + 4])
+        assert mark == 0xFF
+        found.append((marker, jpeg[at + 4 : at + 2 + length]))
+        at += 2 + length
+        if marker == 0xDA:
+            return found

@@ -154,6 +154,16 @@ DAMAGES: dict[str, tuple[Change, str]] = {
         lambda folder: rewrite_train(folder, written="39"),
         r"dataset.json is damaged .*written is '39', expected int.*prepare again",
     ),
+    "a negative count": (
+        lambda folder: rewrite_train(folder, found=-1),
+        r"dataset.json is damaged .*found is -1, expected a number of 0 to.*prepare again",
+    ),
+    "a count beyond 64 bits": (
+        lambda folder: rewrite_train(
+            folder, shards=[{"name": "x", "samples": 10**30, "bytes": 1, "sha256": ""}]
+        ),
+        r"dataset.json is damaged .*samples is 10+, expected a number of 0 to.*prepare again",
+    ),
     "a shard that has no sum": (
         lambda folder: rewrite_train(folder, shards=[{"name": "x", "samples": 1, "bytes": 1}]),
         r"dataset.json is damaged .*sha256.*prepare again",

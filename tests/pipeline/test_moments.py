@@ -174,6 +174,13 @@ def test_damaged_statistics_are_named_with_the_command(
         read_statistics(tmp_path, FINGERPRINT)
 
 
+def test_a_number_of_pixels_without_end_is_damage(written: Statistics, tmp_path: Path) -> None:
+    path = tmp_path / PCA_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_pixels": float("inf")}))
+    with pytest.raises(ValueError, match=r"is damaged .*run: tools/compute_pca.py"):
+        read_statistics(tmp_path, FINGERPRINT)
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "{}", '{"mean": "high"}'])
 def test_json_that_is_no_pca_is_refused(written: Statistics, tmp_path: Path, text: str) -> None:
     (tmp_path / PCA_NAME).write_text(text)

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import ImageFormat, decode, decode_stored, encode, fit
+from pipeline.images import ImageFormat, decode_stored, encode, fit
 from pipeline.manifest import DATASET_NAME, QUARANTINE_NAME, open_dataset, read_receipt
 from pipeline.moments import MEAN_NAME, PCA_NAME
 from pipeline.originals import FilePlaces
+from pipeline.photographs import decode
 from pipeline.plan import PlannedShard, Settings, ShardTask, plan
 from pipeline.prepare import Stages, make_shard, prepare
 from pipeline.shards import read_sums

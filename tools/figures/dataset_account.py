@@ -15,10 +15,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipeline.images import MAX_PIXELS, PILLOW_FORMATS, Pixels
+from pipeline.images import Pixels
 from pipeline.manifest import QUARANTINE_NAME, Dataset
 from pipeline.messages import explain
 from pipeline.originals import Source
+from pipeline.photographs import MAX_PIXELS, PILLOW_FORMATS
 from pipeline.sources import open_source
 from pipeline.transfer import read_file
 from tools.figures.inline import photograph

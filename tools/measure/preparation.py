@@ -13,8 +13,9 @@ import simplejpeg
 
 from pipeline.engines import run_tasks
 from pipeline.folders import files_below
-from pipeline.images import SIZE_PX, ImageError, ImageFormat, decode, fit
+from pipeline.images import SIZE_PX, ImageError, ImageFormat, fit
 from pipeline.originals import FilePlaces, Listing, Names, Source
+from pipeline.photographs import decode
 from pipeline.plan import Settings
 from pipeline.prepare import Stages, prepare
 from tools.measure.machine import describe_machine
