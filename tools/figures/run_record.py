@@ -20,6 +20,22 @@ from trainer.sinks import JSON_NAME
 Reports = list[dict[str, Any]]
 MAX_COMPARED = 8  # runs whose colours can be told apart
 MAX_DIFFERENCES = 4  # named in one remark
+# What reading damaged JSON raises, one's own checks of it included
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+SETTING_TYPES: Mapping[str, tuple[type, ...]] = {
+    "classes": (list,),
+    "fingerprints": (dict,),
+    "width": (int, float),
+    "preset": (dict,),
+    "preset.name": (str,),
+    "preset.augmentation": (dict,),
+    "preset.augmentation.lighting": (str,),
+    "preset.augmentation.lighting_off_epoch": (int,),
+    "preset.training": (dict,),
+    "preset.training.epochs": (int,),
+    "preset.training.schedule": (str,),
+    "preset.training.layer_rates": (list,),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +56,17 @@ class RunRecord:
 
         Those of the run's own configuration, or where that is lost, of its checkpoint.
         """
-        value: Any = self.config or (self.checkpoint.config if self.checkpoint else {})
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
+        return setting_of(
+            self.config or (self.checkpoint.config if self.checkpoint else {}), name
+        )
+
+
+def setting_of(config: Mapping[str, Any], name: str) -> Any:
+    """The value of a dotted name; None where there is none."""
+    value: Any = config
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def read_runs(folders: Sequence[Path], shards: Path | None = None) -> list[RunRecord]:
@@ -118,14 +141,25 @@ def last_finite(reports: Reports, key: str) -> float | None:
 def _read_config(path: Path, remarks: list[str]) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
-        if not isinstance(config, dict):
-            raise ValueError("not an object")
-        return config
-    except (OSError, ValueError):
+        _require_settings(config)
+        return dict(config)
+    except (OSError, *DAMAGED):
         remarks.append(
             f"{path.name} is missing or damaged: settings are the checkpoint's, if any."
         )
         return {}
+
+
+def _require_settings(config: Any) -> None:
+    """ValueError or TypeError unless what a page says of settings has its type where it is."""
+    if not isinstance(config, dict):
+        raise ValueError("not an object")
+    for name, types in SETTING_TYPES.items():
+        value = setting_of(config, name)
+        if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
+            raise ValueError(f"{name} is {value!r}")
+    for epoch, layer, factor in setting_of(config, "preset.training.layer_rates") or []:
+        float(epoch), str(layer), float(factor)
 
 
 def _read_reports(path: Path, remarks: list[str]) -> Reports:
@@ -135,24 +169,32 @@ def _read_reports(path: Path, remarks: list[str]) -> Reports:
         remarks.append(f"There is no {path.name}: no epoch was finished, so there are no curves.")
         return []
     reports: Reports = []
+    damaged = []
     for i, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             report = json.loads(line)
-            assert_epoch(report)
-        except (ValueError, TypeError, KeyError):
-            remarks.append(f"Line {i} of {path.name} is cut off or damaged; it is left out.")
+            _require_epoch(report)
+        except DAMAGED:
+            damaged.append(i)
             continue
         reports.append(report)
+    if len(damaged) == 1:
+        remarks.append(f"Line {damaged[0]} of {path.name} is cut off or damaged; it is left out.")
+    elif damaged:
+        remarks.append(
+            f"{len(damaged):,} lines of {path.name} are cut off or damaged, line {damaged[0]} the "
+            f"first of them; they are left out."
+        )
     if not reports and not remarks:
         remarks.append(f"{path.name} is empty: no epoch was finished, so there are no curves.")
     return reports
 
 
-def assert_epoch(report: Any) -> None:
+def _require_epoch(report: Any) -> None:
     """ValueError, TypeError or KeyError unless it is a report of a numbered epoch."""
-    if not math.isfinite(float(report["epoch"])):
+    if number(report, "epoch") is None or not math.isfinite(report["epoch"]):
         raise ValueError("its epoch is no number")
 
 
@@ -172,6 +214,6 @@ def _read_checkpoint(folder: Path, remarks: list[str]) -> tuple[Checkpoint | Non
 def _read_shards(path: Path, remarks: list[str]) -> Path | None:
     try:
         return location(json.loads(path.read_bytes())["folder"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *DAMAGED):
         remarks.append(f"{path.name} does not tell where the shards lie; give --shards.")
         return None

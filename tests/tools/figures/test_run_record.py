@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import cut_file, flip_byte
@@ -32,10 +33,58 @@ def test_a_line_cut_off_at_any_length_is_left_out_and_named(tmp_path: Path) -> N
         assert "Line 2 of metrics.jsonl is cut off or damaged; it is left out." in run.remarks
 
 
-@pytest.mark.parametrize("line", ["null", "[]", "{}", '{"epoch": "x"}', '{"epoch": NaN}', "\xff"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "null", "[]", "{}", '{"epoch": "x"}', '{"epoch": NaN}', "\xff", '{"epoch": true}',
+        f'{{"epoch": {"9" * 400}}}', "[" * 100_000,
+    ],
+)  # fmt: skip
 def test_a_line_that_is_no_report_is_left_out(tmp_path: Path, line: str) -> None:
     run = read_run(write_run(tmp_path / "run", [line, report(1)]), "run")
     assert run.reports == [report(1)] and any("Line 1 of" in text for text in run.remarks)
+
+
+def test_many_damaged_lines_are_told_in_one_sentence(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(20_000)
+    run_folder = write_run(tmp_path / "run", [report(1), report(2)])
+    with open(run_folder / "metrics.jsonl", "ab") as file:
+        file.write(b"\n" + noise)
+    run = read_run(run_folder, "run")
+    damaged = sum(bool(line.strip()) for line in noise.split(b"\n"))
+    assert run.reports == [report(1), report(2)]
+    (told,) = [text for text in run.remarks if "metrics.jsonl" in text]
+    assert told == (
+        f"{damaged} lines of metrics.jsonl are cut off or damaged, line 3 the first of them; "
+        f"they are left out."
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        [], "[" * 100_000, {"preset": 3}, {"preset": {"training": {"epochs": "many"}}},
+        {"preset": {"training": {"layer_rates": [[1, "conv1"], 3]}}}, {"width": "wide"},
+        {"preset": {"augmentation": {"lighting_off_epoch": "x"}}}, {"classes": 7},
+    ],
+    ids=lambda config: str(config)[:40],
+)  # fmt: skip
+def test_a_config_that_is_not_what_a_run_writes_is_told_and_left_out(
+    run_folder: Path, tmp_path: Path, config: object
+) -> None:
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    text = config if isinstance(config, str) else json.dumps(config)
+    (folder / "config.json").write_text(text)
+    run = read_run(folder, "run")
+    assert run.config == {} and run.setting("preset.name") == "modern"
+    assert any("config.json is missing or damaged" in text for text in run.remarks)
+
+
+def test_a_config_of_another_version_is_taken_as_it_is(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [report(1)])
+    (folder / "config.json").write_text('{"preset": {"name": "later"}, "novel": [1, {"x": 2}]}')
+    run = read_run(folder, "run")
+    assert run.setting("preset.name") == "later" and run.setting("novel") == [1, {"x": 2}]
 
 
 def test_losses_that_are_no_numbers_stay_in_the_series_and_out_of_the_last_value(
