@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws a contact sheet: stored training images beside what the network is shown of them.
+"""Draws a sheet: training images, what the network is shown of them, lighting, mean, colours.
 
     tools/preview.py shards --out preview.png
 """
@@ -13,7 +13,7 @@ from pipeline.atomic import write_whole
 from pipeline.manifest import open_dataset
 from pipeline.messages import clear_errors
 from pipeline.moments import read_statistics
-from tools.figures.contact_sheet import augmented, contact_sheet, pick_rows
+from tools.figures.preview_sheet import preview_sheet
 
 
 @click.command(context_settings={"show_default": True})
@@ -24,13 +24,11 @@ from tools.figures.contact_sheet import augmented, contact_sheet, pick_rows
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Decides images and draws.")
 @clear_errors
 def main(shards: Path, out: Path, images: int, draws: int, seed: int) -> None:
-    """Draws images of SHARDS as stored and after crop, flip and PCA lighting."""
+    """Draws images of SHARDS as stored and after crop, flip and PCA lighting; one of them at -3 to
+    +3 sigma along each principal component; the mean image; and the colours in the RGB cube."""
     dataset = open_dataset(shards)
     statistics = read_statistics(shards, dataset.fingerprint("train"))
-    rows = pick_rows(dataset, images, seed)
-    stored, renderings = augmented(dataset, statistics, rows, num_draws=draws, seed=seed)
-    labels = dataset.index("train")["label"][rows]
-    sheet = contact_sheet(stored, renderings, [dataset.classes[label] for label in labels])
+    sheet = preview_sheet(dataset, statistics, num_images=images, num_draws=draws, seed=seed)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     write_whole(out, buffer.getvalue())
