@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pipeline.backends import BACKENDS
 
 
+NO_GPU = "PyTorch sees no GPU here"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entrant:
     """A contestant before it is opened.
 
     module: has open_feed(name, settings). needs: modules that must be importable. install: the
-    command that makes them so. encodings: of shards that it can read. encoding: of those it does.
+    command that makes them so. on_gpu: whether it needs one. encodings: of shards that it can
+    read. encoding: of those it does.
     """
 
     name: str
@@ -21,6 +25,7 @@ class Entrant:
     needs: tuple[str, ...]
     packages: tuple[str, ...] = ()  # distributions whose versions its result depends on
     install: str
+    on_gpu: bool = False
 
     @property
     def label(self) -> str:
@@ -31,7 +36,9 @@ class Entrant:
     def lack(self) -> str | None:
         """Why it cannot be opened here, with the command that mends it; None where it can."""
         missing = [name for name in self.needs if not _is_importable(name)]
-        return f"not installed ({', '.join(missing)}): {self.install}" if missing else None
+        if missing:
+            return f"not installed ({', '.join(missing)}): {self.install}"
+        return NO_GPU if self.on_gpu and not _sees_gpu() else None
 
 
 PEERS = {
@@ -55,6 +62,13 @@ PEERS = {
             module="tools.measure.peers_dali",
             needs=("nvidia.dali",),
             install="pip install 'fullfeed[dali]'",
+        ),
+        Entrant(
+            name="stock-dali-gpu",
+            module="tools.measure.peers_dali",
+            needs=("nvidia.dali",),
+            install="pip install 'fullfeed[dali]'",
+            on_gpu=True,
         ),
         Entrant(
             name="webdataset",
@@ -93,3 +107,9 @@ def _is_importable(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # its parent package is absent
         return False
+
+
+def _sees_gpu() -> bool:
+    import torch  # seconds to import, and in every process that a measurement starts
+
+    return torch.cuda.is_available()

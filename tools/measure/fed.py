@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from pipeline.waits import Waits
 from tools.measure.attribution import Measured, advise, attribute, shortest
+from tools.measure.contestants import NO_GPU
 from tools.measure.machine import describe_machine
 from tools.measure.report import build_report
 from tools.measure.rig import BESIDE, REAL, STEP, BesidePass, RealPass, Rig, StepPass
@@ -20,7 +21,6 @@ from trainer.config import RunConfig
 from trainer.world import World
 
 ENOUGH = 0.97  # a fed ratio at which the step is taken for the limit, where none is required
-NO_GPU = "PyTorch sees no GPU here"
 TIMELINE_POINTS = 200
 SUFFIX = "_wait_seconds"
 Report = Callable[[str], None]

@@ -130,8 +130,9 @@ def commands(shards: Mapping[str, Path]) -> dict[str, list[str | Path]]:
                 "--no-compile", *brief,
             ]  # fmt: skip
             found["loader"] = [
-                *benchmark, "loader", "--shards", shards["jpeg"], "--against", "stock-dali",
-                "--backend", "dali-gpu", "--images", str(MIN_IMAGES), "--batch-size", "512",
+                *benchmark, "loader", "--shards", shards["jpeg"], "--backend", "dali-gpu",
+                "--against", "stock-dali-gpu", "--against", "stock-dali",
+                "--images", str(MIN_IMAGES), "--batch-size", "512",
             ]  # fmt: skip
     return found
 

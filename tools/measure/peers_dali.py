@@ -4,6 +4,10 @@ Decoding is cut to the crop, one kernel mirrors, adds the lighting and casts, al
 are drawn by DALI's operators, outputs reach torch without a copy (dynamic executor). Labels are
 read as well. It differs from this project's loader in that its shuffle is a buffer of 1,024
 samples over shards read in sequence.
+
+stock-dali does all of it on the CPU; stock-dali-gpu decodes on the GPU ("mixed", with the sizes
+hinted to its engine, chroma upsampled as on the CPU), where its pixels differ from the CPU's as
+those of this project's dali-gpu do, and delivers float16 that lies there.
 """
 
 from collections.abc import Iterator
@@ -17,29 +21,32 @@ from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX
+from pipeline.images import SIZE_PX
 from pipeline.manifest import open_dataset
 from pipeline.shards import dali_index_path
 from tools.measure.feed import FeedSettings, lighting_matrix, num_batches
 
 QUEUE_DEPTH = 2  # DALI's default
+ON_GPU = "stock-dali-gpu"
 
 
 class DaliFeed:
     """A DALI pipeline that is scheduled for exactly the batches of a pass."""
 
-    def __init__(self, settings: FeedSettings) -> None:
+    def __init__(self, settings: FeedSettings, *, on_gpu: bool) -> None:
         self._num_batches = num_batches(settings)
+        self._on_gpu = on_gpu
         self._pipeline = Pipeline(
             batch_size=settings.batch_size,
             num_threads=settings.num_threads,
-            device_id=None,
+            device_id=torch.cuda.current_device() if on_gpu else None,
             seed=settings.seed,
             prefetch_queue_depth=QUEUE_DEPTH,
             exec_dynamic=True,
         )
         with self._pipeline:
             encoded, label = read(settings)
-            images = render(encoded, *draw(lighting_matrix(settings.shards)))
+            images = render(encoded, *draw(lighting_matrix(settings.shards)), on_gpu=on_gpu)
             self._pipeline.set_outputs(images, label)
         self._pipeline.build()
 
@@ -50,7 +57,8 @@ class DaliFeed:
             while scheduled < min(taken + QUEUE_DEPTH, self._num_batches):
                 self._pipeline.schedule_run()
                 scheduled += 1
-            images, _ = self._pipeline.share_outputs()
+            stream = torch.cuda.current_stream() if self._on_gpu else None
+            images, _ = self._pipeline.share_outputs(cuda_stream=stream)
             self._pipeline.release_outputs()  # a tensor taken keeps its memory
             yield from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
 
@@ -84,26 +92,33 @@ def draw(matrix: NDArray[np.float64]) -> tuple[Any, Any, Any, Any]:
     return x, y, fn.random.coin_flip(), fn.reshape(negative_offset, shape=[3])
 
 
-def render(encoded: Any, x: Any, y: Any, flip: Any, negative_offset: Any) -> Any:
-    """float32 (224, 224, 3) of each encoded image, as a DALI node; subtracts what is negative."""
+def render(
+    encoded: Any, x: Any, y: Any, flip: Any, negative_offset: Any, *, on_gpu: bool = False
+) -> Any:
+    """(224, 224, 3) of each encoded image, as a DALI node; subtracts what is negative.
+
+    float32, or on_gpu float16.
+    """
+    hints = {"preallocate_width_hint": SIZE_PX, "preallocate_height_hint": SIZE_PX}
     pixels = fn.decoders.image_crop(
         encoded,
-        device="cpu",
+        device="mixed" if on_gpu else "cpu",
         output_type=types.RGB,
         crop=(CROP_PX, CROP_PX),
         crop_pos_x=x,
         crop_pos_y=y,
+        **({"jpeg_fancy_upsampling": True, **hints} if on_gpu else {}),
     )
     return fn.crop_mirror_normalize(
         pixels,
         mirror=flip,
         mean=negative_offset,
         std=[1.0, 1.0, 1.0],
-        dtype=types.FLOAT,
+        dtype=types.FLOAT16 if on_gpu else types.FLOAT,
         output_layout="HWC",
     )
 
 
 def open_feed(name: str, settings: FeedSettings) -> DaliFeed:
-    """DALI's own reader."""
-    return DaliFeed(settings)
+    """DALI's own reader, with what follows it on the CPU or on the GPU."""
+    return DaliFeed(settings, on_gpu=name == ON_GPU)

@@ -19,7 +19,7 @@ from pipeline.open_shards import LocalShards
 from pipeline.prefetcher import READ_AHEAD
 from pipeline.reader import Reader
 from tools.measure.attribution import ADVICE
-from tools.measure.fed import NO_GPU
+from tools.measure.contestants import NO_GPU
 from tools.measure.machine import describe_machine
 from tools.measure.memory import anonymous_bytes, evict
 from tools.measure.outlook import DEVICES, Speeds, on_the_same_cores, outlook, share_of_cores

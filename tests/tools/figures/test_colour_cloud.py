@@ -8,7 +8,14 @@ import pytest
 from pipeline.manifest import open_dataset
 from pipeline.moments import read_statistics
 from tools.figures.canvas import PAPER
-from tools.figures.colour_cloud import VIEWS, axis_ends, draw_cloud, draw_clouds, pick_colours, project
+from tools.figures.colour_cloud import (
+    VIEWS,
+    axis_ends,
+    draw_cloud,
+    draw_clouds,
+    pick_colours,
+    project,
+)
 
 SIDE_PX = 300
 

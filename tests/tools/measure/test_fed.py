@@ -13,7 +13,8 @@ import pipeline.open_shards
 from pipeline.images import Pixels, decode_stored
 from pipeline.open_shards import OpenShard
 from pipeline.waits import Waits
-from tools.measure.fed import NO_GPU, FedContest, feeding, in_all, run_fed_contest
+from tools.measure.contestants import NO_GPU
+from tools.measure.fed import FedContest, feeding, in_all, run_fed_contest
 from tools.measure.fed_table import fed_table
 from tools.measure.rig import BESIDE, REAL, STEP
 from tools.measure.rounds import Pass

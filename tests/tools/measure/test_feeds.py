@@ -21,8 +21,12 @@ from tools.measure.feed import FeedSettings, lighting_matrix
 from tools.measure.peers_torch import render as torch_render
 
 BATCH_SIZE = 8
+GPU_TOLERANCE = 3.0  # of 0..255, mean over an image: GPU decoders round their DCT otherwise
 TOLERANCE = 1e-3  # of 0..255: recovering an offset by subtraction rounds
-ENTRANTS = (our_entrant("numpy"), our_entrant("dali-cpu"), *PEERS.values())
+ENTRANTS = (
+    our_entrant("numpy"), our_entrant("dali-cpu"),
+    *(peer for peer in PEERS.values() if not peer.on_gpu),
+)  # fmt: skip
 EXACT_EPOCHS = ("numpy", "dali-cpu", "torch", "torchvision", "ffcv")  # others: a buffer
 
 pytestmark = pytest.mark.filterwarnings(
@@ -181,28 +185,68 @@ def test_torchvision_s_pixels_for_fixed_draws_equal_the_reference_bit_for_bit(
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), wanted)
 
 
-def test_stock_dali_s_pixels_for_fixed_draws_equal_the_reference_bit_for_bit(
-    shard_folder: Path,
-) -> None:
-    if PEERS["stock-dali"].lack:
-        pytest.skip(PEERS["stock-dali"].lack)
+def fixed_draws_by_dali(
+    encoded: list[NDArray[np.uint8]], crop: NDArray[np.int32], offset: NDArray[np.float32],
+    device: int | None,
+) -> NDArray[np.float32]:  # fmt: skip
+    """The images (N, 224, 224, 3) that the stock pipeline renders with these draws."""
     from nvidia.dali import fn
     from nvidia.dali.pipeline import Pipeline
 
     from tools.measure.peers_dali import render as dali_render
 
+    position = crop[:, :2].astype(np.float32) / MAX_OFFSET_PX
+    inputs = [encoded, list(position[:, 0]), list(position[:, 1]), list(crop[:, 2]), list(-offset)]
+    pipeline = Pipeline(
+        batch_size=len(encoded), num_threads=1, device_id=device, exec_dynamic=True
+    )
+    with pipeline:
+        nodes = [fn.external_source([values], cycle=True) for values in inputs]
+        pipeline.set_outputs(dali_render(*nodes, on_gpu=device is not None))
+    pipeline.build()
+    (images,) = pipeline.run()
+    found: NDArray[np.float32] = np.asarray(images.as_cpu().as_array(), np.float32)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["stock-dali", pytest.param("stock-dali-gpu", marks=pytest.mark.gpu)]
+)
+def test_stock_dali_s_pixels_for_fixed_draws_equal_the_reference(
+    shard_folder: Path, name: str
+) -> None:
+    """Bit for bit on the CPU; on a GPU within what its decoder rounds otherwise."""
+    if lack := PEERS[name].lack:
+        pytest.skip(lack)
     encoded = [np.frombuffer(data, np.uint8) for data in stored_bytes(shard_folder)[:6]]
     rng = np.random.default_rng(0)
     crop = rng.integers(0, [MAX_OFFSET_PX + 1, MAX_OFFSET_PX + 1, 2], (6, 3)).astype(np.int32)
     offset = rng.normal(0, 12, (6, 3)).astype(np.float32)
-    position = crop[:, :2].astype(np.float32) / MAX_OFFSET_PX
-    inputs = [encoded, list(position[:, 0]), list(position[:, 1]), list(crop[:, 2]), list(-offset)]
-    pipeline = Pipeline(batch_size=6, num_threads=1, device_id=None, exec_dynamic=True)
-    with pipeline:
-        nodes = [fn.external_source([values], cycle=True) for values in inputs]
-        pipeline.set_outputs(dali_render(*nodes))
-    pipeline.build()
-    (images,) = pipeline.run()
+    device = 0 if PEERS[name].on_gpu else None
+    images = fixed_draws_by_dali(encoded, crop, offset, device)
     for i, data in enumerate(encoded):
         wanted = cut(decode_stored(data.tobytes()), crop[i]).astype(np.float32) + offset[i]
-        np.testing.assert_array_equal(np.asarray(images[i]), wanted)
+        if device is None:
+            np.testing.assert_array_equal(images[i], wanted)
+        assert np.abs(images[i] - wanted).mean() < GPU_TOLERANCE
+
+
+@pytest.mark.gpu
+def test_stock_dali_on_a_gpu_delivers_whole_batches_there(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    if lack := PEERS["stock-dali-gpu"].lack:
+        pytest.skip(lack)
+    from tools.measure.peers_dali import open_feed
+
+    settings = FeedSettings(
+        shards=shard_folder, batch_size=BATCH_SIZE, num_threads=1, seed=0, scratch=tmp_path
+    )
+    feed = open_feed("stock-dali-gpu", settings)
+    batches = [batch.clone() for batch in feed.batches()]
+    feed.close()
+    assert len(batches) == len(stored_bytes(shard_folder)) // BATCH_SIZE
+    for batch in batches:
+        assert batch.is_cuda and batch.dtype == torch.float16
+        assert batch.shape == (BATCH_SIZE, 3, CROP_PX, CROP_PX)
+        assert batch.float().isfinite().all() and batch.float().std() > 1

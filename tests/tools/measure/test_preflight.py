@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tests.trainer.conftest import make_batch
 from tools import benchmark
-from tools.measure.fed import NO_GPU
+from tools.measure.contestants import NO_GPU
 from tools.measure.preflight import Preflight, first_of, run_preflight
 from tools.measure.preflight_table import preflight_table
 from trainer.config import RunConfig
