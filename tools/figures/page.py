@@ -20,7 +20,7 @@ from tools.figures.chapter import Chapter
 from tools.figures.curves import events, feeding_charts, learning_charts, waiting
 from tools.figures.dataset_account import Account
 from tools.figures.run_record import MAX_COMPARED, RunRecord, last_finite, series
-from tools.figures.settings_table import differing, settings, versions, versions_here
+from tools.figures.settings_table import differing, settings, shortened, versions, versions_here
 
 FOLDER = Path(__file__).parent
 
@@ -43,7 +43,9 @@ def render_page(chapters: Sequence[Chapter], accounts: Sequence[Account]) -> str
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(written=written, share=_share, breakable=_breakable)
+    environment.filters.update(
+        written=written, share=_share, breakable=_breakable, shortened=shortened
+    )
     return environment.get_template("page.html").render(
         style=Markup(style),  # noqa: S704
         policy=_policy(style),
@@ -78,8 +80,8 @@ def _share(value: float, width: float = 100.0) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may go on in another line after a dot or an underscore."""
-    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))  # noqa: S704
+    """A name that may go on in another line after a dot, a slash or an underscore."""
+    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))  # noqa: S704
 
 
 def _headline(run: RunRecord) -> str:

@@ -1,5 +1,6 @@
 """Settings of runs as rows of names and values, and those in which runs differ."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from tools.figures.run_record import RunRecord, last_finite, series
 
 LEFT_OUT = ("classes",)
 LONGEST = 60  # characters of a value
+DIGEST = re.compile(r"([0-9a-f]{12})[0-9a-f]{28,}")  # of which the beginning tells enough
 LIBRARIES = ("fullfeed", "torch", "numpy", "simplejpeg", "pillow", "jinja2")
 
 
@@ -101,4 +103,10 @@ def _text(value: Any) -> str:
         text = ", ".join(parts) or "none"
     else:
         text = str(value)
+    return text
+
+
+def shortened(text: str) -> str:
+    """A value as it is shown: digests to twelve digits, what is long to its beginning."""
+    text = DIGEST.sub(r"\1…", text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

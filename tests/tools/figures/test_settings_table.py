@@ -1,9 +1,18 @@
 """The tables tell all settings, and of several runs exactly those that differ."""
 
+import json
 from pathlib import Path
 
+from tests.tools.figures.run_folders import report, write_run
 from tools.figures.run_record import read_runs
-from tools.figures.settings_table import differing, results, settings, versions, versions_here
+from tools.figures.settings_table import (
+    differing,
+    results,
+    settings,
+    shortened,
+    versions,
+    versions_here,
+)
 
 
 def test_all_settings_of_a_run_are_told_without_its_list_of_classes(run_folder: Path) -> None:
@@ -41,3 +50,18 @@ def test_the_same_run_under_two_names_differs_in_nothing(
         (tmp_path / "twin2" / file.name).symlink_to(file)
     rows = differing(read_runs([run_folder, tmp_path / "twin2"]))
     assert [row.name for row in rows if not row.result] == []
+
+
+def test_settings_that_differ_far_behind_are_told_though_both_are_shown_by_their_beginning(
+    tmp_path: Path,
+) -> None:
+    folders = [write_run(tmp_path / name, [report(1)]) for name in ("one", "other")]
+    for folder, last in zip(folders, (1, 2), strict=True):
+        config = {"drops": [*range(100, 130), last], "digest": f"{last}" * 64}
+        (folder / "config.json").write_text(json.dumps(config))
+    drops, digest = (row for row in differing(read_runs(folders)) if not row.result)
+    assert (drops.name, digest.name) == ("drops", "digest")
+    assert shortened(drops.values[0]) == shortened(drops.values[1]) and len(set(drops.values)) == 2
+    assert shortened(drops.values[0]).endswith("…") and len(shortened(drops.values[0])) == 60
+    assert [shortened(value) for value in digest.values] == ["1" * 12 + "…", "2" * 12 + "…"]
+    assert shortened("modern") == "modern"
