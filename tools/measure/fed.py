@@ -21,6 +21,7 @@ from trainer.config import RunConfig
 from trainer.world import World
 
 ENOUGH = 0.97  # a fed ratio at which the step is taken for the limit, where none is required
+DISAGREEING = 1.25  # largest over least ratio of a measurement that was disturbed
 TIMELINE_POINTS = 200
 SUFFIX = "_wait_seconds"
 Report = Callable[[str], None]
@@ -181,7 +182,7 @@ def feeding(
         ],
         "attribution": {name: round(share, 4) for name, share in asdict(shares).items()},
         "short": "step" if fed else shortest(shares),
-        "advice": advise(measured, shares, fed=fed),
+        "advice": advise(measured, shares, fed=fed) + _doubt(ratio),
         "timeline": {name: _timeline(done[-1]) for name, done in passes.items()},
     }
 
@@ -189,6 +190,16 @@ def feeding(
 def _ratio(passes: Passes) -> dict[str, float]:
     speeds = {name: [p.images_per_second for p in done] for name, done in passes.items()}
     return rounded(spread_of(round_ratios(speeds[REAL], speeds[STEP])), 4)
+
+
+def _doubt(ratio: Mapping[str, float]) -> str:
+    """A word of caution where the rounds do not tell the same."""
+    if ratio["max"] < DISAGREEING * ratio["min"]:
+        return ""
+    return (
+        f"; but the rounds disagree ({ratio['min']:.3f}-{ratio['max']:.3f}): measure again where "
+        "nobody else works, or in longer passes (--seconds 20)"
+    )
 
 
 def _per_step(passes: Passes, *, gpu_decodes: bool, on_gpu: bool) -> Measured:

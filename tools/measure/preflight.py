@@ -233,8 +233,12 @@ def _shards_bytes(parts: Parts) -> int:
 def _advice(rows: Sequence[dict[str, Any]], *, on_gpu: bool, gpu_decodes: bool) -> str:
     """What is short where the fewest devices are not fed."""
     if not on_gpu:
-        most = " ".join(f"{row['delivered'] / row['devices']:,.0f}" for row in rows)
-        return f"{NO_GPU}; the loader would feed 1, 2, 4 that each take {most} images/s"
+        first, *others = ((row["devices"], row["delivered"] / row["devices"]) for row in rows)
+        more = "".join(f", {n} that take {images_text(speed)} each" for n, speed in others)
+        return (
+            f"{NO_GPU}; loaders on these cores would feed {first[0]} that takes "
+            f"{images_text(first[1])} images/s{more}"
+        )
     short = next((row for row in rows if not row["fed"]), None)
     if short is None:
         return f"fed: the step itself is the limit, on up to {rows[-1]['devices']} GPUs"

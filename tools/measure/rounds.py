@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.waits import Waits
+from tools.measure.plots import images_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,8 @@ def run_rounds(
                 report(f"{name} failed: {error}")
                 continue
             what = f"round {number} of {repeats}" if number else "warm-up"
-            report(f"{what}: {name} {done.images_per_second:,.0f} images/s, {done.seconds:.1f} s")
+            speed = images_text(done.images_per_second)
+            report(f"{what}: {name} {speed} images/s, {done.seconds:.1f} s")
             if number:
                 outcome.passes.setdefault(name, []).append(done)
     return outcome

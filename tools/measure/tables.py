@@ -86,6 +86,18 @@ def errors(report: Report) -> str:
     )
 
 
+def fed(report: Report) -> str:
+    """Fed ratios, of each process where there are several, and in all; where the time went."""
+    ranks = report["ranks"] if len(report["ranks"]) > 1 else []
+    rows = [[f"rank {each['rank']}", *_spread(each["fed_ratio"], ".3f")] for each in ranks]
+    rows.append(["in all", *_spread(report["fed_ratio"], ".3f")])
+    shares = report["attribution"]
+    told = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in shares.items())
+    table = _markdown(["fed ratio: real ÷ step alone", "median", "least–most"], rows)
+    advice = report["advice"]
+    return f"{table}\n\nTime of a step with real data: {told}. In its own words: {advice}."
+
+
 def machine(report: Report) -> str:
     """On what, with what and when it was measured, in one line."""
     found = report["machine"]
@@ -103,6 +115,7 @@ KINDS: dict[str, Callable[[Report], str]] = {
     "ratios": ratios,
     "stages": stages,
     "errors": errors,
+    "fed": fed,
     "machine": machine,
 }
 

@@ -189,6 +189,15 @@ def test_without_a_requirement_97_of_100_is_fed(real: float, fed: bool) -> None:
     assert told["fed"] is fed and (told["short"] == "step") is fed
 
 
+@pytest.mark.parametrize(("slowest", "doubted"), [(1.2, False), (1.3, True)])
+def test_rounds_that_disagree_are_told_beside_the_verdict(slowest: float, doubted: bool) -> None:
+    steady, slower = passes(1.0, 1.0), passes(1.0, slowest)
+    mixed = {STEP: steady[STEP], REAL: [*steady[REAL][:4], slower[REAL][0]]}
+    told = feeding([mixed], gpu_decodes=False, on_gpu=False, require=None)
+    assert told["fed"] and told["advice"].startswith("fed: ")
+    assert ("but the rounds disagree (0.769-1.000)" in told["advice"]) is doubted
+
+
 def test_a_long_pass_is_told_in_runs_of_steps() -> None:
     steps = tuple([0.1] * 300 + [0.2] * 300)
     one = Pass(num_images=6000, seconds=sum(steps), batch_seconds=steps, waits=Waits())
