@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Everything once, on made-up photographs: prepare, PCA, train, evaluate, look, measure.
+"""Everything once, on made-up photographs: prepare, PCA, train, evaluate, measure, look.
 
     tools/demo.py demo
 """
@@ -21,18 +21,21 @@ def main(folder: Path, epochs: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     images, shards, run = folder / "images", folder / "shards", folder / "run"
     evaluation, benchmark = folder / "evaluation.json", folder / "benchmark.json"
+    preview, report = folder / "preview.png", folder / "report.html"
     tour = Tour(folder)
     tour.run("images", "tools/make_demo_images.py", images)
     tour.run("prepare", "tools/prepare_shards.py", images, "--out", shards)
     tour.run("pca", "tools/compute_pca.py", shards)
     train = ("--shards", shards, "--width", "0.25", "--epochs", str(epochs), "--out", run)
-    tour.run("train", "trainer/run.py", *train)
+    tour.run("train", "trainer/run.py", *train, "--fed-ratio")
     evaluate = (run / "last.safetensors", "--shards", shards, "--views", "10")
     tour.run("evaluate", "tools/evaluate.py", *evaluate, "--json", evaluation)
-    tour.run("preview", "tools/preview.py", shards, "--out", folder / "preview.png")
     measure = ("--shards", shards, "--against", "torch", "--images", "3000", "--json", benchmark)
     tour.run("benchmark", "tools/benchmark.py", "loader", *measure)
+    tour.run("preview", "tools/preview.py", shards, "--out", preview)
+    tour.run("report", "tools/report.py", run, "--originals", images, "--out", report)
     click.echo("\n" + tour.table())
+    click.echo(f"\nthe report is here; open it in any browser: {report.resolve().as_uri()}")
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ class Tour:
             ("lighting", self._lighting(), "pca"),
             ("training", self._training(), "train"),
             ("validation", self._validation(), "evaluate"),
-            ("picture", str(self.folder / "preview.png"), "preview"),
             ("loader alone", self._loader(), "benchmark"),
+            ("picture", f"{self.folder / 'preview.png'}: what the network is shown", "preview"),
+            ("report", f"{self.folder / 'report.html'}: what it learned", "report"),
         ]
         rows = [f"{name:<13}{text:<86}{self.seconds[step]:>6.0f} s" for name, text, step in lines]
         total = f"{'in all':<13}{'':<86}{sum(self.seconds.values()):>6.0f} s"
