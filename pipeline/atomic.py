@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,20 @@ BESIDE_PREFIX = ".repair-"  # of a folder in the folder of shards, where some ar
 def is_local(path: Path) -> bool:
     """Whether a path is of this machine's file system and not of an object store."""
     return getattr(path, "fs", None) is None  # universal_pathlib's paths have one
+
+
+def require_place(path: Path, flag: str) -> None:
+    """ValueError where no local file can appear at `path`: before work is done for it.
+
+    flag: what named it, such as --json.
+    """
+    if path.is_dir():
+        raise ValueError(f"{flag}: {path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"{flag}: there is no folder {path.parent}; make it first: mkdir -p "
+            f"{shlex.quote(str(path.parent))}"
+        )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.atomic import write_whole
+from pipeline.atomic import require_place, write_whole
 from pipeline.manifest import open_dataset
 from pipeline.messages import clear_errors
 from pipeline.moments import read_statistics
@@ -26,6 +26,7 @@ from tools.figures.preview_sheet import preview_sheet
 def main(shards: Path, out: Path, images: int, draws: int, seed: int) -> None:
     """Draws images of SHARDS as stored and after crop, flip and PCA lighting; one of them at -3 to
     +3 sigma along each principal component; the mean image; and the colours in the RGB cube."""
+    require_place(out, "--out")
     dataset = open_dataset(shards)
     statistics = read_statistics(shards, dataset.fingerprint("train"))
     sheet = preview_sheet(dataset, statistics, num_images=images, num_draws=draws, seed=seed)

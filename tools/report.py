@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.atomic import write_whole
+from pipeline.atomic import require_place, write_whole
 from pipeline.messages import clear_errors
 from tools.figures.chapter import SAMPLE_ON_CPU, SAMPLE_ON_GPU, default_sample, write_chapter
 from tools.figures.dataset_account import account_all
@@ -41,6 +41,7 @@ def main(
     images: int | None,
 ) -> None:  # fmt: skip
     """Writes one self-contained page about each RUN, a folder of trainer/run.py."""
+    require_place(out, "--out")
     where = find_device(device)
     records = read_runs(runs, shards)
     chapters = [write_chapter(run, where, images or default_sample(where)) for run in records]

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.atomic import create_once, remove_temporaries, whole_file, write_whole
+from pipeline.atomic import (
+    create_once,
+    remove_temporaries,
+    require_place,
+    whole_file,
+    write_whole,
+)
 
 
 def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
@@ -61,6 +67,14 @@ def test_a_file_that_cannot_be_written_is_named_as_people_know_it(tmp_path: Path
     with pytest.raises(NotADirectoryError) as raised_too:
         write_whole(path, b"")
     assert raised_too.value.filename == str(path)
+
+
+def test_a_place_is_refused_where_a_folder_is_or_none_is_around_it(tmp_path: Path) -> None:
+    require_place(tmp_path / "file", "--out")
+    with pytest.raises(ValueError, match=f"--out: {tmp_path} is a folder; name a file in it"):
+        require_place(tmp_path, "--out")
+    with pytest.raises(ValueError, match="--out: there is no folder .*mkdir -p '.*/not there'"):
+        require_place(tmp_path / "not there/file", "--out")
 
 
 def test_the_first_of_two_creators_wins(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 import tools.benchmark
 from tools.benchmark import main
+from tools.measure.contestants import PEERS
 
 ENTRY = Path(tools.benchmark.__file__).resolve()
 
@@ -46,7 +48,19 @@ def test_a_folder_without_shards_is_one_message_and_exit_code_1(tmp_path: Path) 
     assert "prepare_shards.py" in done.output
 
 
+@pytest.mark.parametrize("command", [["loader", "--shards"], ["fed", "--shards"], ["preflight"]])
+@pytest.mark.parametrize("flag", ["--json", "--plot"])
+def test_a_place_where_no_file_can_be_is_refused_before_anything_is_measured(
+    shard_folder: Path, tmp_path: Path, command: list[str], flag: str
+) -> None:
+    for place, told in ((tmp_path / "no folder/a", "mkdir -p"), (tmp_path, "is a folder")):
+        done = CliRunner().invoke(main, [*command, str(shard_folder), flag, str(place)])
+        assert done.exit_code == 1
+        (line,) = done.output.splitlines()
+        assert f"{flag}: " in line and told in line
+
+
 def test_an_unknown_peer_is_a_usage_error_that_names_those_there_are(shard_folder: Path) -> None:
     done = CliRunner().invoke(main, ["loader", "--shards", str(shard_folder), "--against", "x"])
     assert done.exit_code == 2
-    assert "'torch', 'torchvision', 'stock-dali', 'webdataset', 'ffcv'" in done.output
+    assert ", ".join(f"'{name}'" for name in PEERS) in done.output

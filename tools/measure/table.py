@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.atomic import write_whole
+from pipeline.atomic import require_place, write_whole
 from tools.measure.plots import images_text, plot_report, require_matplotlib
 
 Contest = TypeVar("Contest")
@@ -71,8 +71,11 @@ class Paths:
     plot: Path | None = None
 
     def check(self) -> None:
-        """ValueError, before anything is measured, where no picture could be drawn."""
+        """ValueError, before anything is measured, where no file or picture could be made."""
+        if self.json is not None:
+            require_place(self.json, "--json")
         if self.plot is not None:
+            require_place(self.plot, "--plot")
             require_matplotlib()
 
 
