@@ -53,7 +53,9 @@ def _draw_bars(axes: "Axes", report: Mapping[str, Any]) -> None:
         [speed["median"] - speed["min"] for speed in speeds],
         [speed["max"] - speed["median"] for speed in speeds],
     ]
-    axes.barh(places, medians, color=COLOURS[0], height=0.62)
+    colours = dict(zip(report.get("timeline", ()), COLOURS, strict=False))
+    shown = [colours.get(result["name"], COLOURS[0]) for result in results]
+    axes.barh(places, medians, color=shown, height=0.62)
     axes.errorbar(medians, places, xerr=spread, fmt="none", ecolor="black", capsize=4, lw=1)
     for place, speed in zip(places, speeds, strict=True):
         axes.annotate(
@@ -63,6 +65,7 @@ def _draw_bars(axes: "Axes", report: Mapping[str, Any]) -> None:
     axes.set_yticks(places, [result["name"] for result in results])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(speed["max"] for speed in speeds))
+    axes.xaxis.set_major_formatter("{x:,.4g}" if medians and max(medians) < 10 else "{x:,.0f}")
     repeats = report["settings"]["repeats"]
     axes.set_xlabel(f"images per second: median of {repeats} rounds, least to most")
     axes.spines[["top", "right"]].set_visible(False)
@@ -81,5 +84,7 @@ def _draw_timeline(axes: "Axes", timeline: Mapping[str, list[float]]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("the last round, from its first step to its last")
     axes.set_ylabel("images per second")
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(  # above the lines, which may be anywhere
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=len(timeline), fontsize=9, frameon=False
+    )
     axes.spines[["top", "right"]].set_visible(False)

@@ -46,10 +46,13 @@ def test_bars_are_as_long_as_the_speeds() -> None:
     assert ratio == pytest.approx(0.75, abs=0.03)
 
 
-def test_what_is_fed_has_a_line_for_each_contestant_below() -> None:
+def test_what_is_fed_has_a_line_for_each_contestant_below_in_the_colour_of_its_bar() -> None:
     bars, fed = drawn(REPORT), drawn(FED)
-    assert fed.shape[0] > bars.shape[0] + 2 * DPI
-    assert share_of(bars, COLOURS[1]) == 0 and share_of(fed, COLOURS[1]) > 0
+    below = fed[bars.shape[0] :]
+    assert len(below) > 2 * DPI
+    above = fed[: len(fed) - len(below)]
+    for colour in COLOURS[:2]:
+        assert share_of(above, colour) > 0.05 and 0 < share_of(below, colour) < 0.02
 
 
 def test_where_matplotlib_is_missing_nothing_is_measured(
