@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+LEAST_SHARE = 0.001  # percent that are told; fewer are "less than that"
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -86,7 +87,9 @@ def written(value: float | None, unit: str = "") -> str:
         return "not a number"
     if unit == "%":
         share = value * 100
-        return f"{share:.1f}%" if share >= 0.95 or not share else f"{share:.1g}%"
+        if share >= 0.95 or share <= 0:
+            return f"{share:.1f}%"
+        return f"{share:.1g}%" if share >= LEAST_SHARE else f"<{LEAST_SHARE:g}%"
     if value and (abs(value) < 1e-3 or abs(value) >= 1e7):
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         text = f"{mantissa}e{int(exponent)}"
