@@ -1,6 +1,7 @@
 # make demo   everything, from made-up photographs to a trained network, in about five minutes
 # make test   the quick tests;  make test-slow: the long ones;  make lint: flake8 and mypy
 # make tables   README's tables, from the measurements in results/
+# make pictures   README's pictures, from the demo's folder (needs chromium)
 #
 # TORCH_INDEX_URL=URL takes torch from another package index (for instance PyTorch's CPU builds);
 # EXTRAS=dev leaves NVIDIA DALI out (see README, "CUDA 12").
@@ -15,7 +16,7 @@ RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 INSTALLED_SLOW = $(VENV)/.installed-slow
 
-.PHONY: demo test test-slow lint gpu-check tables clean
+.PHONY: demo test test-slow lint gpu-check tables pictures clean
 
 demo: $(INSTALLED)
 	$(RUN) tools/demo.py $(DEMO_DIR)
@@ -32,6 +33,9 @@ gpu-check: $(if $(filter command line,$(origin RUN)),,$(INSTALLED))
 
 tables: $(INSTALLED)
 	$(RUN) tools/tables.py
+
+pictures: $(INSTALLED)
+	$(RUN) tools/draw_pictures.py $(DEMO_DIR)
 
 lint: $(INSTALLED)
 	$(RUN) -m flake8

@@ -123,3 +123,21 @@ def view(
         )
     finally:
         page.close()
+
+
+def snapshot(
+    browser: "Browser", file: Path, part: str, picture: Path, *, width_px: int, shade: Shade
+) -> None:
+    """A PNG of one element of a page, by its CSS selector, in a window of that width.
+
+    ValueError where the page has no such element.
+    """
+    page = browser.new_page(viewport={"width": width_px, "height": 900}, color_scheme=shade)
+    try:
+        page.goto(file.absolute().as_uri())
+        found = page.query_selector(part)
+        if found is None:
+            raise ValueError(f"{file} has no {part}")
+        found.screenshot(path=picture)
+    finally:
+        page.close()

@@ -45,6 +45,6 @@ def fitting(text: str, width_px: int, size_px: int) -> str:
     word = "".join(one if one.isprintable() else " " for one in text).strip()
     if face.getlength(word) <= width_px:
         return word
-    lengths = range(len(word) + 1)
-    fits = bisect_right(lengths, width_px, key=lambda n: face.getlength(f"{word[:n]}…"))
+    ends = [f"{word[:n]}…" for n in range(len(word))]
+    fits = bisect_right(ends, float(width_px), key=lambda end: float(face.getlength(end)))
     return f"{word[: max(0, fits - 1)].rstrip()}…"

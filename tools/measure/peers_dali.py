@@ -99,7 +99,11 @@ def render(
 
     float32, or on_gpu float16.
     """
-    hints = {"preallocate_width_hint": SIZE_PX, "preallocate_height_hint": SIZE_PX}
+    engine: dict[str, Any] = {
+        "jpeg_fancy_upsampling": True,
+        "preallocate_width_hint": SIZE_PX,
+        "preallocate_height_hint": SIZE_PX,
+    }
     pixels = fn.decoders.image_crop(
         encoded,
         device="mixed" if on_gpu else "cpu",
@@ -107,7 +111,7 @@ def render(
         crop=(CROP_PX, CROP_PX),
         crop_pos_x=x,
         crop_pos_y=y,
-        **({"jpeg_fancy_upsampling": True, **hints} if on_gpu else {}),
+        **(engine if on_gpu else {}),
     )
     return fn.crop_mirror_normalize(
         pixels,

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.tools.figures.pages import browser  # noqa: F401  # a fixture
-from tools.figures.browser import View, find_chromium, open_browser, view
+from tools.figures.browser import View, find_chromium, open_browser, snapshot, view
 
 PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
 <title>made</title><style>body {{ margin: 0; font: 16px sans-serif }}</style><body>{body}</body>"""
@@ -70,6 +70,22 @@ def test_a_picture_of_the_page_is_as_wide_as_the_window(
             with Image.open(picture) as image:
                 assert image.size == (width, height or 3000)
         assert len(list((tmp_path / name).iterdir())) == 4
+
+
+def test_a_picture_of_a_part_is_that_element_alone(
+    browser: object, tmp_path: Path  # noqa: F811
+) -> None:
+    part = "<p>text</p><div id='part' style='width: 200px; height: 70px; background: #08f'></div>"
+    (tmp_path / "page.html").write_text(PAGE.format(body=part))
+    page, picture = tmp_path / "page.html", tmp_path / "part.png"
+    snapshot(browser, page, "#part", picture, width_px=400, shade="dark")  # type: ignore[arg-type]
+    with Image.open(picture) as image:
+        assert image.size == (200, 70)
+        assert image.convert("RGB").getcolors() == [(200 * 70, (0, 136, 255))]
+    with pytest.raises(ValueError, match="has no #other"):
+        snapshot(
+            browser, page, "#other", picture, width_px=400, shade="light"  # type: ignore[arg-type]
+        )
 
 
 def test_without_a_browser_it_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
