@@ -32,10 +32,11 @@ class LoaderConfig:
     works. local_world_size: ranks on this host, by default those torchrun says there are.
     hw_decoder_load: share of the JPEG images that the engine of a GPU decodes, 0..1; its pixels
     differ from those of the GPU's kernels. exact: none of them, so that runs on dali-gpu are
-    bit-equal. calibrate: threads and load are measured when the loader is opened
-    (pipeline/calibrate.py). stage_dir: a local folder to which the shards are brought ahead of
-    use (see pipeline/staging.py), needed where they lie on an object store; ranks, loaders and
-    runs may share it. stage_bytes: the most it may hold, default nine tenths of what is free.
+    bit-equal. calibrate: threads, load and, on a GPU, twice the prefetch are measured when the
+    loader is opened, or known from then (pipeline/calibrate.py). stage_dir: a local folder to
+    which the shards are brought ahead of use (see pipeline/staging.py), needed where they lie on
+    an object store; ranks, loaders and runs may share it. stage_bytes: the most it may hold,
+    default nine tenths of what is free.
     resident: where decoded images are kept, so that none is decoded twice: on the "device", in
     memory of the "host", "none", or "auto" (see pipeline/resident.py). resident_format: "rgb", or
     on the "device" "yuv420", half the memory and other pixels (see pipeline/subsampled.py).
@@ -127,10 +128,11 @@ class LoaderConfig:
         return drawn.unlit() if unlit else drawn
 
     def rendered_as(self, settings: RenderSettings) -> "LoaderConfig":
-        """The same with the threads and the decoder load of another loader, measured or not."""
+        """The same with the threads, depth and decoder load of another loader, measured or not."""
         return replace(
             self,
             threads=settings.num_threads,
+            prefetch=settings.depth,
             hw_decoder_load=settings.hw_decoder_load,
             calibrate=False,
         )

@@ -114,7 +114,7 @@ class Prefetcher:
             while num_asked and (self._ahead.is_ready or not (reading or rendering)):
                 reading.append(self._ahead.take())
                 num_asked -= 1
-            while reading and len(rendering) < self._config.prefetch:
+            while reading and len(rendering) < self._renderer.settings.depth:
                 if rendering and reading[0].reads and not self._reader.is_ready:
                     break
                 self._submit(reading[0])
@@ -135,6 +135,10 @@ class Prefetcher:
             self._reader.take()
             self._renderer.calibrate(work)
         self.stop()
+        if self._renderer.settings.depth + READ_AHEAD != self._depth:
+            self._ahead.clear(then=self._reader.close)
+            self._depth = self._renderer.settings.depth + READ_AHEAD
+            self._reader = self._open_reader()
 
     def stop(self) -> None:
         """Forgets what was begun; nothing of it goes on when this returns."""
@@ -254,5 +258,5 @@ class Prefetcher:
             self._dataset.split(config.split).shards,
             StageFolder(config.stage_dir, config.stage_bytes),
             window=config.window if config.training else 1,
-            steps_ahead=self._depth,
+            steps_ahead=(2 if config.calibrate else 1) * config.prefetch + READ_AHEAD,
         )

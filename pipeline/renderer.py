@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend, RenderSettings, Work, open_backend, open_first
-from pipeline.calibrate import alternatives, fastest
+from pipeline.calibrate import alternatives, deeper, fastest, keep_settings, known_settings
 from pipeline.copies import pinned_empty
 from pipeline.cores import cores_of_rank, ranks_here
 from pipeline.device_store import DeviceStore
@@ -144,11 +144,19 @@ class Renderer:
         return ", ".join(parts)
 
     def calibrate(self, work: Work) -> None:
-        """Opens the backend again with the fastest threads and decoder load; work: real images."""
+        """Opens the backend again with the fastest threads, decoder load and depth.
+
+        Those are known, or else measured and kept. work: real images.
+        """
         self.backend.close()
-        choices = alternatives(self.settings, exact=self._config.exact)
-        open_one = partial(_open_driven, self.name)
-        self.settings = fastest(choices, open_one, work, self._handover.settle)
+        open_one, exact = partial(_open_driven, self.name), self._config.exact
+        found = known_settings(self.settings, exact=exact)
+        if found is None:
+            found = self.settings
+            for choices in (partial(alternatives, exact=exact), deeper):
+                found = fastest(choices(found), open_one, work, self._handover.settle)
+            keep_settings(self.settings, found, exact=exact)
+        self.settings = found
         self.backend = open_one(self.settings)
 
     def unread(self, rows: Rows) -> NDArray[np.int64]:

@@ -101,7 +101,8 @@ def record_cuda(compute: Callable[[], None]) -> Replay:
             compute()
     current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Loaders' threads, DALI's among them, go on meanwhile: what they ask of the GPU is no error.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         compute()
     replay: Replay = graph.replay
     return replay

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 PLAIN = "plain"
 BLOCK_PX = 4  # conv1's stride: the side of the blocks that become channels
 ROUNDS = 7
+HOLD_CYCLES = 10_000_000  # of a GPU, some 5 ms: longer than a layer takes to be launched
 Form = Callable[[nn.Conv2d, Tensor], Tensor]
 
 
@@ -100,22 +101,40 @@ def fastest_form(
     x: an input of the shape it will have. context: of the forward pass. needs_gradient: of x.
     Interleaved, so that what slows the machine down slows all of them; the first round warms up.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in forms_of(layer)}
+    names = forms_of(layer)
+    if len(names) == 1:
+        return names[0], {}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     given = x.detach().requires_grad_(needs_gradient)
     for _ in range(ROUNDS + 1):
         for name, own in seconds.items():
-            _settle(x.device)
-            start = time.perf_counter()
-            with context():
-                out = FORMS[name](layer, given)
-            inputs = [*layer.parameters(), *([given] if needs_gradient else [])]
-            torch.autograd.grad(out, inputs, torch.ones_like(out))
-            _settle(x.device)
-            own.append(time.perf_counter() - start)
+
+            def there_and_back(form: Form = FORMS[name]) -> None:
+                with context():
+                    out = form(layer, given)
+                inputs = [*layer.parameters(), *([given] if needs_gradient else [])]
+                torch.autograd.grad(out, inputs, torch.ones_like(out))
+
+            own.append(_seconds_of(there_and_back, x.device))
     medians = {name: statistics.median(own[1:]) for name, own in seconds.items()}
     return min(medians, key=lambda name: medians[name]), medians
 
 
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _seconds_of(call: Callable[[], None], device: torch.device) -> float:
+    """On a GPU by its own clock, without the time that launching takes: a graph has none."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    with torch.cuda.device(device):
+        begun, ended = (
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
+            for _ in range(2)
+        )
+        torch.cuda.synchronize()
+        torch.cuda._sleep(HOLD_CYCLES)  # type: ignore[no-untyped-call]  # all waits behind it
+        begun.record()
+        call()
+        ended.record()
+        torch.cuda.synchronize()
+    return float(begun.elapsed_time(ended)) / 1000  # from ms

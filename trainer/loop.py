@@ -194,6 +194,11 @@ class Trainer:
         self.step += 1
         return loss
 
+    def compute_plainly(self) -> None:
+        """From now on layer by layer, each by its own module, so that hooks see all of it."""
+        self._captures, self._captured = False, None
+        self.model.forms = {}
+
     def _captured_step(self, batch: Batch) -> CapturedStep:
         """The step as a graph: recorded for the first batch, and where a layer was frozen."""
         if self._captured is None or not self._captured.fits(batch):

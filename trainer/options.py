@@ -202,8 +202,9 @@ STEP = (
     click.option(
         "--compile/--no-compile",
         default=True,
-        help="On a GPU, record the whole step as a CUDA graph and replay it; a run whose step "
-        "cannot be recorded (several processes, fp16, micro-batches) says so and goes on without.",
+        help="On a GPU, record the whole step as a CUDA graph and replay it, each convolution in "
+        "the form that is fastest there, measured for some seconds the first time; a run whose "
+        "step cannot be recorded (several processes, fp16, micro-batches) says so and goes on.",
     ),
 )
 PROCESSES = (

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.moments import Statistics, read_statistics
+from trainer.chosen_forms import find_forms
 from trainer.config import WIRE_DTYPES, RunConfig, resolve_preset
 from trainer.loop import Trainer, why_eager
 from trainer.model import AlexNet
 from trainer.overfit import require_images
 from trainer.parallel import Layout
-from trainer.precision import find_precision, set_float32_products
+from trainer.precision import Arithmetic, find_precision, set_float32_products
 from trainer.preset import Preset
 from trainer.start import build_model, find_layout
 from trainer.world import World
@@ -51,11 +52,23 @@ class Parts:
         return "step: one CUDA graph"
 
     def model(self) -> AlexNet:
-        """The network with its first weights, on this rank's device."""
+        """The network with its first weights, on this rank's device; there in its fastest forms.
+
+        Every rank calls it. On a CPU, and with --no-compile, forms are plain.
+        """
         built = build_model(
             self.preset, self.dataset.classes, self.config, self.statistics, self.layout
-        )
-        return built.place(self.world.device)
+        ).place(self.world.device)
+        if self.world.device.type == "cuda" and self.config.compile:
+            arithmetic = Arithmetic(self.precision, self.world.device)
+            built.forms = find_forms(built, self._num_images, arithmetic, self.layout.ranks)
+        return built
+
+    @property
+    def _num_images(self) -> int:
+        """Of a pass through this rank's convolutions."""
+        of_rank = self.preset.training.batch_size // self.world.size * self.layout.kernels.size
+        return min(of_rank, self.config.micro_batch or of_rank)
 
     def trainer(self, model: AlexNet, steps_per_epoch: int) -> Trainer:
         """What trains it."""

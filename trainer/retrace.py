@@ -47,8 +47,9 @@ class Retrace:
 
         Every rank calls it. Trainer and feed are left in that step: the run is over.
         """
-        self._return()
         trainer = self._trainer
+        trainer.compute_plainly()
+        self._return()
         for batch in self._feed:
             if trainer.step + 1 < error.step:
                 trainer.train_step(batch)

@@ -12,6 +12,7 @@ from pipeline.manifest import Dataset
 from trainer.ceiling import first_batch, measure_ceiling
 from trainer.checkpoint import load_checkpoint
 from trainer.checkpoint_writer import BEST_NAME, LAST_NAME, CheckpointWriter, epoch_name
+from trainer.chosen_forms import forms_told
 from trainer.config import (
     RunConfig,
     asked_preset,
@@ -297,5 +298,6 @@ class Session:
             f"{explain_precision(self.trainer.precision, self.device)}\n"
             f"loader: {loader.description}; run folder: {self.folder}",
             *(told for told in (self.parts.mode_told, self.parts.step_told) if told),
+            *([forms_told(self.model.forms)] if self.model.forms else []),
             *notes(config, self.preset),
         )

@@ -51,6 +51,7 @@ def capture(
         progress={
             "step": trainer.step,
             "learning_rates": learning_rates(trainer.optimizer),
+            "forms": dict(trainer.model.forms),
             **progress,
         },
         schedule=trainer.schedule.state_dict(),
@@ -76,4 +77,6 @@ def restore(checkpoint: Checkpoint, trainer: Trainer, feed: ResumableFeed) -> No
     trainer.arithmetic.load_state_dict(checkpoint.arithmetic)
     trainer.schedule.load_state_dict(checkpoint.schedule)
     trainer.step = checkpoint.progress["step"]
+    if trainer.device.type == "cuda":  # they round differently: a run keeps those it began with
+        trainer.model.forms = dict(checkpoint.progress.get("forms", {}))
     feed.load_state_dict(checkpoint.loader)

@@ -1,12 +1,15 @@
-"""The fastest settings are chosen by taking turns, from those that may be."""
+"""The fastest settings are chosen by taking turns, from those that may be, and kept."""
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.backends import RenderSettings, Work
-from pipeline.calibrate import alternatives, fastest
+from pipeline.calibrate import alternatives, deeper, fastest, keep_settings, known_settings
 from pipeline.reader import StepBytes
 
 
@@ -48,6 +51,44 @@ def test_where_no_engine_decodes_the_threads_alone_are_chosen(
 
 def test_one_thread_leaves_nothing_to_choose() -> None:
     assert alternatives(settings(1), exact=False) == [settings(1)]
+
+
+def test_a_gpu_may_be_given_twice_as_many_steps_at_a_time() -> None:
+    assert [one.depth for one in deeper(settings(8, device=0))] == [2, 4]
+    assert deeper(settings(8)) == [settings(8)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of this test, and a GPU by name."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device}")
+    return tmp_path / "fullfeed"
+
+
+def test_what_was_fastest_is_known_on_the_same_gpu_and_at_the_same_size(folder: Path) -> None:
+    given = settings(8, device=0)
+    found = dataclasses.replace(given, num_threads=4, hw_decoder_load=0.9, depth=4)
+    assert known_settings(given, exact=False) is None
+    keep_settings(given, found, exact=False)
+    assert known_settings(given, exact=False) == found
+    assert known_settings(given, exact=True) is None
+    for other in (
+        settings(8, device=1),
+        settings(6, device=0),
+        dataclasses.replace(given, max_rows=5),
+        dataclasses.replace(given, encoding="raw"),
+        dataclasses.replace(given, full=True),
+    ):
+        assert known_settings(other, exact=False) is None
+    (path,) = folder.iterdir()
+    path.write_text(path.read_text().replace("0.9", "0.95"))  # no choice of these
+    assert known_settings(given, exact=False) is None
+
+
+def test_of_a_cpu_nothing_is_kept(folder: Path) -> None:
+    keep_settings(settings(8), settings(4), exact=False)
+    assert not folder.exists() and known_settings(settings(8), exact=False) is None
 
 
 class Clock:
@@ -128,3 +169,34 @@ def test_three_rounds_are_made_whatever_they_take(monkeypatch: pytest.MonkeyPatc
     work = Work(data, np.zeros((1, 3), np.int32), None)
     fastest([settings(2), settings(1)], open_one, work, lambda: None)
     assert [one.taken for one in opened] == [2 * (1 + 3)] * 2
+
+
+def test_each_choice_has_as_many_steps_under_way_as_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, most = Clock(), dict[int, int]()
+    monkeypatch.setattr("time.perf_counter", clock)
+
+    class Counting(TimedBackend):
+        def submit(self, prepared: Work) -> None:
+            self.submitted += 1
+            under_way = self.submitted - self.taken
+            most[self.name] = max(most.get(self.name, 0), under_way)
+
+    def open_one(choice: RenderSettings) -> TimedBackend:
+        return Counting(choice.depth, clock, lambda round_: 1.0 / choice.depth)
+
+    data = StepBytes(np.zeros((1, 64), np.uint8), np.full((1, 1), 64, np.int32))
+    work = Work(data, np.zeros((1, 3), np.int32), None)
+    best = fastest(deeper(settings(2, device=0)), open_one, work, lambda: None, max_seconds=0.0)
+    assert best.depth == 4 and most == {2: 2, 4: 4}
+
+
+def test_a_single_choice_is_not_measured() -> None:
+    data = StepBytes(np.zeros((1, 64), np.uint8), np.full((1, 1), 64, np.int32))
+    work = Work(data, np.zeros((1, 3), np.int32), None)
+
+    def never(choice: RenderSettings) -> TimedBackend:
+        raise AssertionError
+
+    assert fastest([settings(2)], never, work, lambda: None) == settings(2)

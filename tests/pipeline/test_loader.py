@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,19 @@ def test_calibrated_loaders_deliver_the_same_with_threads_of_their_choice(
     expected = [kept(batch) for batch in opened(shard_folder)]
     loader = opened(shard_folder, backend=backend, calibrate=True, threads=4)
     assert loader.settings.num_threads in (4, 2)
+    assert [kept(batch) for batch in loader] == expected
+
+
+def test_a_calibration_may_find_more_steps_ahead_and_batches_stay_the_same(
+    shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; here the deepest is taken for the fastest."""
+    monkeypatch.setattr("pipeline.renderer.deeper", lambda one: [replace(one, depth=6)])
+    monkeypatch.setattr("pipeline.renderer.fastest", lambda choices, *_: choices[-1])
+    expected = [kept(batch) for batch in opened(shard_folder, backend="numpy", batch_size=4)]
+    loader = opened(shard_folder, backend="numpy", batch_size=4, calibrate=True)
+    assert loader.settings.depth == 6
+    assert loader.config.rendered_as(loader.settings).prefetch == 6
     assert [kept(batch) for batch in loader] == expected
 
 

@@ -139,6 +139,22 @@ def test_no_captured_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) 
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_a_step_that_is_to_be_looked_at_is_made_layer_by_layer_and_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    eager = trained("paper", "cpu", monkeypatch, captured=False)[1]
+    captured = trained("paper", "cpu", monkeypatch, captured=True)[1]
+    captured.model.forms = {"conv1": "unshuffled"}
+    captured.compute_plainly()
+    seen: list[str] = []
+    for name, layer in captured.model.named_children():
+        layer.register_forward_hook(lambda *_, name=name: seen.append(name))
+    batch = make_batch(BATCH, CLASSES, 8)
+    assert torch.equal(captured.train_step(batch), eager.train_step(batch))
+    assert {"conv1", "conv2", "fc8"} <= set(seen)
+    assert torch.equal(captured.model.conv1.weight, eager.model.conv1.weight)
+
+
 def test_recording_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     _, trainer = trained("modern", "cpu", monkeypatch, captured=False)
     before = {name: value.clone() for name, value in everything(trainer).items()}
