@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import fcntl
 import os
 import re
@@ -62,9 +63,16 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):  # there may be none
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename == os.fspath(temporary):
+        if isinstance(error, OSError) and _is_of(error, temporary):
             error.filename = os.fspath(path)  # the name that people know
         raise
+
+
+def _is_of(error: OSError, temporary: Path) -> bool:
+    """Whether an error is of this file; of a full disk, writing names none."""
+    if error.filename is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return bool(error.filename == os.fspath(temporary))
 
 
 def put_whole(source: Path, path: Path) -> None:

@@ -14,10 +14,18 @@ MAX_BEING_COPIED = 8  # steps by which the host may be ahead of the GPU: it boun
 
 
 class Handover:
-    """Gives tensors to the device named, such as "cpu", "cuda" or "cuda:1"."""
+    """Gives tensors to the device named, such as "cpu", "cuda" or "cuda:1".
+
+    ValueError where there is none of that name.
+    """
 
     def __init__(self, device: str) -> None:
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:  # torch names the kinds it knows
+            raise ValueError(f"device {device!r} is none; give cpu, cuda or cuda:1") from error
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {device}: torch sees no GPU here; give device cpu")
         if self.device.type == "cuda" and ":" not in device:
             # Tensors name their index, and a device without one never equals theirs.
             self.device = torch.device("cuda", torch.cuda.current_device())

@@ -1,5 +1,6 @@
 """An iterator of torch batches with state: order, draws, reader and backend put together."""
 
+import operator
 import os
 from collections.abc import Iterator
 from types import TracebackType
@@ -8,7 +9,7 @@ from typing import Any, Self
 from pipeline.backends import RenderSettings
 from pipeline.class_mix import check_window
 from pipeline.handover import Handover
-from pipeline.loader_config import LoaderConfig
+from pipeline.loader_config import MAX_EPOCHS, LoaderConfig
 from pipeline.manifest import open_dataset
 from pipeline.moments import Statistics, read_statistics
 from pipeline.prefetcher import Batch, Prefetcher
@@ -89,8 +90,8 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Moves to the beginning of `epoch`, unless the loader is in it already."""
-        if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, not {epoch}")
+        if not 0 <= operator.index(epoch) < MAX_EPOCHS:
+            raise ValueError(f"epoch must be within 0..2**63-1, not {epoch}")
         if epoch != self._epoch:
             self._stop()
             self._epoch, self._step = epoch, 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipeline.resident import FORMATS, RESIDENT
 
 LIGHTING = ("std", "variance", "off")
 VIEWS = ("crop", "full")
+MAX_THREADS = 1024  # of one loader; where the system gives no more, DALI ends the process
+MAX_EPOCHS = 2**63
 # Of a state, what is named only where it is not this: states saved before stay valid.
 UNNAMED = {"order": "global", "world_size": None}
 
@@ -77,7 +80,7 @@ class LoaderConfig:
                     f"{name} must be a path, not a str: Path({folder!r}), or where it is a URL "
                     f"pipeline.locations.location({folder!r})"
                 )
-        at_least_one = {
+        at_least_one: dict[str, Any] = {
             "batch size": self.batch_size,
             "prefetch": self.prefetch,
             "threads": 1 if self.threads is None else self.threads,
@@ -88,8 +91,12 @@ class LoaderConfig:
             "stage bytes": 1 if self.stage_bytes is None else self.stage_bytes,
         }
         for name, value in at_least_one.items():
+            if not isinstance(value, Integral):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.threads is not None and self.threads > MAX_THREADS:
+            raise ValueError(f"threads must be at most {MAX_THREADS}, not {self.threads}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must be within 0..{self.world_size - 1}, not {self.rank}")
         if self.batch_size % self.world_size:
@@ -174,8 +181,10 @@ class LoaderConfig:
 
         fingerprint: of the split. num_steps: of an epoch. ValueError naming what differs: other
         shards, global batch, seed, order or augmentation; or where this loader is to be exact and
-        the one of the state was not; or where there is no such step.
+        the one of the state was not; or where there is no such step, or it is no state at all.
         """
+        if not isinstance(state, Mapping):
+            raise ValueError(f"a state is what state_dict() gives, not {state!r}")
         for name, here in (UNNAMED | self.fixed_state(fingerprint)).items():
             saved = state.get(name, UNNAMED.get(name))
             if saved != here:
@@ -190,7 +199,7 @@ class LoaderConfig:
             )
         epoch, step = state.get("epoch"), state.get("step")
         if not (isinstance(epoch, int) and isinstance(step, int)) or not (
-            epoch >= 0 and 0 <= step <= num_steps
+            0 <= epoch < MAX_EPOCHS and 0 <= step <= num_steps
         ):
             raise ValueError(f"cannot resume: no step {step} of epoch {epoch}, of {num_steps}")
         return epoch, step

@@ -1,5 +1,7 @@
 """Files appear whole or not at all."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,18 @@ def test_a_place_is_refused_where_a_folder_is_or_none_is_around_it(tmp_path: Pat
         require_place(tmp_path, "--out")
     with pytest.raises(ValueError, match="--out: there is no folder .*mkdir -p '.*/not there'"):
         require_place(tmp_path / "not there/file", "--out")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_of_a_full_disk_the_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        with whole_file(path), open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"x")  # names no file, as any write
+    assert raised.value.filename == str(path) and not list(tmp_path.iterdir())
+    with pytest.raises(OSError) as foreign, whole_file(path):
+        raise OSError(errno.EIO, "Input/output error")  # of what was read meanwhile
+    assert foreign.value.filename is None
 
 
 def test_the_first_of_two_creators_wins(tmp_path: Path) -> None:

@@ -52,9 +52,19 @@ def test_numbers_of_any_layout_arrive_equal() -> None:
 
 
 def test_a_gpu_without_an_index_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     assert Handover("cuda").device == torch.device("cuda", 3)
     assert Handover("cuda:1").device == torch.device("cuda", 1)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match=f"device {device}: torch sees no GPU here"):
+            Handover(device)
+    with pytest.raises(ValueError, match="device 'gpu' is none; give cpu, cuda"):
+        Handover("gpu")
 
 
 class CopyEvent:

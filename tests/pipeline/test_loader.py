@@ -518,8 +518,12 @@ def test_set_epoch_moves_to_the_beginning_of_another_epoch_only(
     assert [batch.ids.tolist() for batch in loader] == epochs[1]
     loader.set_epoch(0)  # the epoch just before
     assert [batch.ids.tolist() for batch in loader] == epochs[0]
-    with pytest.raises(ValueError, match="at least 0, not -1"):
+    with pytest.raises(ValueError, match=r"within 0..2\*\*63-1, not -1"):
         loader.set_epoch(-1)
+    with pytest.raises(ValueError, match=r"within 0..2\*\*63-1, not 9223372036854775808"):
+        loader.set_epoch(2**63)
+    with pytest.raises(TypeError, match="float"):
+        loader.set_epoch(1.5)  # type: ignore[arg-type]  # what users may give
 
 
 def test_a_new_iterator_ends_the_one_in_use(

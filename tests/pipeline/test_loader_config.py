@@ -19,6 +19,9 @@ AUGMENTATION_0_1_0 = "46d496cc96b98b5b6a4796b2a4ac32e9e9da06f823cda848e254007a73
         ({"threads": 0}, "threads must be at least 1, not 0"),
         ({"world_size": 0}, "world size must be at least 1, not 0"),
         ({"local_world_size": 0}, "local world size must be at least 1, not 0"),
+        ({"threads": 1025}, "threads must be at most 1024, not 1025"),
+        ({"window": 2.5}, "window must be a whole number, not 2.5"),
+        ({"batch_size": "8"}, "batch size must be a whole number, not '8'"),
         ({"window": 0}, "window must be at least 1, not 0"),
         ({"rank": 1}, r"rank must be within 0..0, not 1"),
         ({"world_size": 4, "rank": 4}, r"rank must be within 0..3, not 4"),
@@ -89,6 +92,28 @@ def test_states_saved_before_these_options_stay_valid() -> None:
     assert config().fixed_state("f")["augmentation"] == AUGMENTATION_0_1_0
     assert len(hashes) == 4
     assert not {"order", "world_size"} & config().fixed_state("f").keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 2**63}, "no step 0 of epoch 9223372036854775808"),
+        ({"epoch": 1.0}, "no step 0 of epoch 1.0"),
+        ({"step": 6}, "no step 6 of epoch 1, of 5"),
+        ({"seed": None}, "seed is None in the saved state and 3 here"),
+    ],
+)
+def test_a_state_without_a_position_is_refused(change: dict[str, Any], message: str) -> None:
+    saved = {**config().fixed_state("f"), "epoch": 1, "step": 0}
+    assert config().position(saved, "f", 5) == (1, 0)
+    with pytest.raises(ValueError, match=f"cannot resume: {message}"):
+        config().position({**saved, **change}, "f", 5)
+
+
+@pytest.mark.parametrize("state", [None, [], "state"])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(ValueError, match=r"a state is what state_dict\(\) gives, not"):
+        config().position(state, "f", 5)
 
 
 def test_a_local_order_is_resumed_on_its_own_world_size_alone() -> None:
