@@ -2,6 +2,7 @@
 
 import io
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,14 @@ def test_the_command_writes_every_picture(demo: Path, tmp_path: Path) -> None:
     assert done.output.count("wrote ") == len(names)
 
 
-@needs_chromium
 def test_pictures_that_come_out_too_large_are_not_written(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def photograph(browser: object, page: Path, part: str, picture: Path, **how: object) -> None:
+        Image.new("RGB", (90, 60)).save(picture)
+
+    monkeypatch.setattr(readme_pictures, "open_browser", nullcontext)
+    monkeypatch.setattr(readme_pictures, "snapshot", photograph)
     monkeypatch.setattr(readme_pictures, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="must be at most 1,000 together"):
         draw_pictures(demo, tmp_path / "docs")

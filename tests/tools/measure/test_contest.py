@@ -3,21 +3,22 @@
 This file is also the module of those contestants: their processes import it by its name.
 """
 
+import importlib
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
 
 from tools.measure.contest import LoaderContest, run_loader_contest
 from tools.measure.contestants import Entrant
-from tools.measure.feed import FeedSettings
+from tools.measure.feed import Feed, FeedSettings
 from tools.measure.host import Host, timed_pass
-from tools.measure.rounds import PassError
+from tools.measure.rounds import Pass, PassError
 
 
 class FakeFeed:
@@ -132,12 +133,39 @@ def test_shards_that_are_absent_are_refused_with_the_command_that_makes_them(
         run_loader_contest(contest(tmp_path / "nowhere"))
 
 
+class HostHere:
+    """A contestant in this process: what it does elsewhere is tested above."""
+
+    def __init__(self, entrant: Entrant, settings: FeedSettings) -> None:
+        self.name = entrant.label
+        self._settings = settings
+        opened = importlib.import_module(entrant.module)
+        self._feed: Feed = opened.open_feed(entrant.name, settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._feed.close()
+
+    def run_pass(self) -> Pass:
+        return timed_pass(self._feed, self._settings)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting Python and importing torch takes seconds for each contestant."""
+    monkeypatch.setattr("tools.measure.contest.Host", HostHere)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_peer_that_reads_no_raw_shards_is_told_and_left_out(raw_shard_folder: Path) -> None:
     report = run_loader_contest(contest(raw_shard_folder, peers=("torch",)))
     assert [result["name"] for result in report["results"]] == ["numpy-raw"]
     assert report["not_measured"] == {"torch": "reads no raw shards"}
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_raw_shards_are_measured_by_turns_with_jpeg_ones_and_compared(
     shard_folder: Path, raw_shard_folder: Path
 ) -> None:
