@@ -22,7 +22,10 @@ from tools.report import main
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-NASTY = ("<img src=x onerror=alert(1)>", "été & 日本 \"quoted\"", "{{ 7 * 7 }}" + "long" * 30)
+NASTY = (
+    "<img src=x onerror=alert(1)>", "\u202eturned", "été & 日本 \"quoted\"",
+    "{{ 7 * 7 }}" + "long" * 30,
+)  # fmt: skip
 
 
 def written(out: Path, arguments: Sequence[str | Path]) -> str:

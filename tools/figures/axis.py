@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+PARTS_OF_DECADE = (1, 1.5, 2, 3, 5, 7)  # so close that half a decade holds two
 LEAST_SHARE = 0.001  # percent that are told; fewer are "less than that"
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
@@ -51,9 +52,14 @@ def round_steps(low: float, high: float, count: int, *, whole: bool = False) -> 
 
 
 def decades(low: float, high: float) -> list[float]:
-    """The powers of ten within low..high, or both ends where there is none or one."""
-    powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
-    return [10.0**power for power in powers] if len(powers) > 1 else [low, high]
+    """The powers of ten within low..high; where there is none or one, some multiples of them."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    within = [
+        float(f"{step}e{power}") for power in range(first, last + 1) for step in PARTS_OF_DECADE
+    ]
+    within = [value for value in within if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+    powers = [value for value in within if f"{value:e}".startswith("1.000000e")]
+    return powers if len(powers) > 1 else within
 
 
 def value_range(values: Iterable[float], *, from_zero: bool) -> tuple[float, float]:

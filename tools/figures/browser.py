@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 Shade = Literal["light", "dark"]
+LONGEST_MS = 180_000  # for any one thing asked of a browser, on a machine that is busy too
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -96,6 +97,7 @@ def view(
     requests: list[str] = []
     own = file.absolute().as_uri()
     page = browser.new_page()
+    page.set_default_timeout(LONGEST_MS)
     try:
         page.on("console", lambda told: errors.append(told.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -133,6 +135,7 @@ def snapshot(
     ValueError where the page has no such element.
     """
     page = browser.new_page(viewport={"width": width_px, "height": 900}, color_scheme=shade)
+    page.set_default_timeout(LONGEST_MS)
     try:
         page.goto(file.absolute().as_uri())
         found = page.query_selector(part)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from tools.figures.axis import Axis, marked, round_steps, rounded_range, value_range, written
 
 WIDTH_PX, HEIGHT_PX = 360, 220
-LEFT_PX, RIGHT_PX, BOTTOM_PX = 46, 84, 36
+LEFT_PX, RIGHT_PX, BOTTOM_PX = 46, 92, 36
 NOTE_ROWS, NOTE_PX = 3, 13  # rows of words over the chart, where there are marks
 NUM_TICKS = 4  # at the most, of y
 LABEL_GAP_PX = 14  # between the baselines of two labels

@@ -42,7 +42,14 @@ def test_known_marks() -> None:
     assert round_steps(0, 0.93, 4) == [0, 0.25, 0.5, 0.75]
     assert rounded_range(0, 0.93, 4) == (0, 1.0)
     assert decades(0.0005, 0.2) == [0.001, 0.01, 0.1]
-    assert decades(0.02, 0.05) == [0.02, 0.05]
+    assert decades(0.02, 0.05) == [0.02, 0.03, 0.05]
+    assert decades(0.00066, 0.0015) == [0.0007, 0.001, 0.0015]
+
+
+@pytest.mark.parametrize("value", [1e-7, 0.00099, 0.013, 0.4, 2.2, 31.0, 999.0])
+def test_around_any_single_rate_there_is_a_mark_that_is_short_to_write(value: float) -> None:
+    marks = decades(value / 1.5, value * 1.5)
+    assert marks and all(len(marked(mark)) <= 7 for mark in marks)
 
 
 def test_a_range_shows_all_numbers_and_is_never_empty() -> None:
