@@ -22,12 +22,13 @@ BATCH = 8
 JPEG_TOLERANCE = 3.0  # of 0..255, mean over a batch: GPU decoders round their DCT otherwise
 MAX_GROWTH_BYTES = 50 * 10**6
 RAW, DALI_GPU, DALI_CPU, NUMPY = "raw", "dali-gpu", "dali-cpu", "numpy"
+RESIDENT = "resident"
 Open = Callable[..., Loader]
 
 
-@pytest.fixture(params=[RAW, DALI_GPU, DALI_CPU, NUMPY])
+@pytest.fixture(params=[RAW, RESIDENT, DALI_GPU, DALI_CPU, NUMPY])
 def kind(request: pytest.FixtureRequest) -> str:
-    """A way for batches to get to the GPU: raw images past DALI, or a backend on JPEG."""
+    """A way for batches to get to the GPU: raw images past DALI, kept there, or of a backend."""
     if request.param.startswith("dali"):
         pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     return str(request.param)
@@ -47,7 +48,8 @@ def opened(shard_folder: Path, raw_shard_folder: Path) -> Iterator[Open]:
     def open_loader(kind: str, **changes: Any) -> Loader:
         chosen: dict[str, Any] = {
             "shards": raw_shard_folder if kind == RAW else shard_folder,
-            "backend": DALI_GPU if kind == RAW else kind,
+            "backend": {RAW: DALI_GPU, RESIDENT: "auto"}.get(kind, kind),
+            "resident": "device" if kind == RESIDENT else "none",
             "batch_size": BATCH,
             "device": "cuda",
             "exact": True,

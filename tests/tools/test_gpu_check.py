@@ -84,3 +84,32 @@ def test_the_report_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
     report = check.run()
     assert json.loads(check.path.read_text()) == json.loads(json.dumps(report))
     assert report["roofline"]["fed-raw-128"]["images_per_second"] == 1
+
+
+def test_without_ceilings_the_rest_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: torch.device) -> Ceilings:
+        raise RuntimeError("CUDA out of memory\nand more")
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    monkeypatch.setattr("tools.measure.gpu.measure_ceilings", fail)
+    found = {"fed-raw-128": stage("step", 1234.0), "loader": {}}
+    monkeypatch.setattr(GpuCheck, "_stages", lambda self, folder: found)
+    check = GpuCheck(tmp_path, limit_seconds=1.0)
+    report = check.run()
+    assert report["ceilings"] is None and json.loads(check.path.read_text())["stages"] == found
+    table = check_table(json.loads(json.dumps(report)))
+    assert "could not be measured" in table and "1,234" in table
+    assert "failed: ceilings: CUDA out of memory" in table
+
+
+def test_a_stage_that_takes_too_long_or_cannot_be_started_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    check = GpuCheck(tmp_path, limit_seconds=60.0)
+    assert not check._call("slow", ["sleep", "60"], 0.1)
+    assert not check._call("missing", [tmp_path / "nothing"])
+    assert check.failed["slow"] == "not ended within 0 s"
+    assert "cannot be started" in check.failed["missing"]

@@ -1,6 +1,7 @@
 """All that is measured on a GPU, stage by stage, each in a process of its own, in bounded time."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from trainer.presets import find_preset
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 480.0
+TESTS_SECONDS = 150.0  # at most, so that time is left to measure
 BATCHES = (1024, 128, 512)  # the most telling first, should time run out
 STORAGES = ("resident", "raw", "jpeg")
 NUM_IMAGES, MIN_IMAGES = 600, 20_000  # made up; of an epoch, in which they repeat
@@ -43,31 +45,42 @@ class GpuCheck:
         """The report, which is also written: what was measured, and what failed and why."""
         with tempfile.TemporaryDirectory() as folder:
             stages = self._stages(Path(folder))
-        device = torch.device("cuda")
-        ceilings = measure_ceilings(device)
+        ceilings = self._ceilings()
         report = {
             "machine": describe_machine(ROOT),
             "seconds": round(time.monotonic() - self._began, 1),
             "failed": self.failed,
-            "ceilings": asdict(ceilings),
+            "ceilings": None if ceilings is None else asdict(ceilings),
             "stages": stages,
-            "roofline": rooflines(stages, ceilings),
+            "roofline": {} if ceilings is None else rooflines(stages, ceilings),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, (json.dumps(report, indent=1) + "\n").encode())
         return report
+
+    def _ceilings(self) -> Ceilings | None:
+        """Of this GPU; None where they cannot be measured: what else was found is told."""
+        try:
+            return measure_ceilings(torch.device("cuda"))
+        except RuntimeError as error:  # of memory, or of a GPU that a stage has left in disorder
+            self.failed["ceilings"] = str(error).strip().partition("\n")[0]
+            return None
 
     def _stages(self, folder: Path) -> dict[str, Any]:
         shards = {name: folder / name for name in ("jpeg", "raw")}
         if not self._make(folder, shards):
             return {}
         found: dict[str, Any] = {}
-        if self._call("tests", [sys.executable, "-m", "pytest", "-q", "-m", "gpu"]):
+        tests: Command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu"]
+        if self._call("tests", tests, TESTS_SECONDS):
             found["tests"] = "passed"
         for name, command in commands(shards).items():
             path = folder / f"{name}.json"
             if self._call(name, [sys.executable, *command, "--json", path]):
-                found[name] = json.loads(path.read_bytes())
+                try:
+                    found[name] = json.loads(path.read_bytes())
+                except (OSError, ValueError) as error:
+                    self.failed[name] = f"its measurements cannot be read: {error}"
         return found
 
     def _make(self, folder: Path, shards: Mapping[str, Path]) -> bool:
@@ -90,17 +103,20 @@ class GpuCheck:
                 repeat_split(source, target, MIN_IMAGES)
         return made
 
-    def _call(self, stage: str, command: Command) -> bool:
-        """Runs a command of a stage; False where it failed or no time was left for it."""
+    def _call(self, stage: str, command: Command, at_most: float = math.inf) -> bool:
+        """Runs a command of a stage; False where it failed or took too many seconds."""
         left = self._limit_seconds - (time.monotonic() - self._began)
         if left <= 0:
             self.failed[stage] = f"not begun: {self._limit_seconds:g} s were over"
             return False
         click.secho(f"\n$ {' '.join(str(word) for word in command)}", bold=True)
         try:
-            status = subprocess.run(command, cwd=ROOT, timeout=left).returncode
+            status = subprocess.run(command, cwd=ROOT, timeout=min(left, at_most)).returncode
         except subprocess.TimeoutExpired:
-            self.failed[stage] = f"not ended within {self._limit_seconds:g} s of all"
+            self.failed[stage] = f"not ended within {min(left, at_most):.0f} s"
+            return False
+        except OSError as error:
+            self.failed[stage] = f"cannot be started: {error.strerror}"
             return False
         if status:
             self.failed[stage] = f"exit code {status}; see what it printed"
@@ -165,9 +181,14 @@ def rooflines(stages: Mapping[str, Any], ceilings: Ceilings) -> dict[str, dict[s
 def check_table(report: Mapping[str, Any]) -> str:
     """The report for people: speeds, fed ratios, shares of the ceilings, and what failed."""
     ceilings = report["ceilings"]
+    told = "its ceilings could not be measured"
+    if ceilings is not None:
+        told = (
+            f"{2e-12 * ceilings['multiply_adds']:,.0f} bf16 TFLOP/s, "
+            f"{1e-9 * ceilings['bytes']:,.0f} GB/s, measured"
+        )
     lines = [
-        f"{report['machine']['gpu']}: {2e-12 * ceilings['multiply_adds']:,.0f} bf16 TFLOP/s, "
-        f"{1e-9 * ceilings['bytes']:,.0f} GB/s, measured; {report['seconds']:.0f} s",
+        f"{report['machine']['gpu']}: {told}; {report['seconds']:.0f} s",
         f"{'stage':<24}{'images/s':>10}{'fed ratio':>11}{'matrix':>9}{'memory':>9}{'ideal':>9}",
     ]
     for name, stage in report["stages"].items():
@@ -175,7 +196,7 @@ def check_table(report: Mapping[str, Any]) -> str:
             continue
         shares = report["roofline"].get(name)
         if shares is None:
-            for result in stage["results"]:
+            for result in stage.get("results", []):
                 median = result["images_per_second"]["median"]
                 lines.append(f"{name + ' ' + result['name']:<24}{median:>10,.0f}")
             continue
