@@ -196,6 +196,8 @@ def _image_spans(file: Any, column: int, data: memoryview) -> tuple[Spans, str |
     codec = _codec(data, column)
     found = [value_spans(Chunk(memoryview(b""), 0, None, 0, 0))]
     for group in groups:
+        if group.num_rows == 0:  # of an empty table: it has no page
+            continue
         chunk = group.column(column)
         start = chunk.data_page_offset
         if chunk.has_dictionary_page:

@@ -107,6 +107,15 @@ def test_a_row_without_bytes_is_an_empty_original(tmp_path: Path) -> None:
     assert [data for _, _, data in found] == [b"", b"", b"x"]
 
 
+def test_a_file_without_rows_adds_nothing(tmp_path: Path) -> None:
+    without = open_source(write_source(tmp_path / "a"))
+    root = write_source(tmp_path / "b")
+    write_rows(root / "data/train-00002-of-00003.parquet", [])
+    found = open_source(root)
+    listed = [contents(it.splits["train"], it.classes) for it in (found, without)]
+    assert listed[0] == listed[1] and len(listed[0]) == 9
+
+
 def test_files_without_the_columns_are_refused_by_name(tmp_path: Path) -> None:
     from pyarrow import parquet
 
