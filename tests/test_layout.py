@@ -220,6 +220,18 @@ def test_lines_are_at_most_99_long() -> None:
     assert long == []
 
 
+def test_links_between_pages_lead_to_files() -> None:
+    pages = [ROOT / "README.md", ROOT / "shards/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    link = re.compile(r"(?:\]\(|src=\"|srcset=\")([^)#\"]+)[)#\"]")
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in link.findall(page.read_text())
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
 # ---- README's tree ----
 
 

@@ -22,7 +22,7 @@ from trainer.preset import Preset
 
 MODES = ("data", "columns", "hybrid")
 NUM_COLUMNS = 2
-LARGE_BATCH = 1024  # from there on `data` hides its exchange behind the step (README, Two GPUs)
+LARGE_BATCH = 1024  # from there on `data` hides its exchange behind the step (docs/training.md)
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 UNIT_LAYERS = ("fc6", "fc7", "fc8")
 

@@ -136,7 +136,7 @@ def test_ten_steps_of_every_mode_are_those_of_the_single_process(num_ranks: int)
 
 
 def bytes_of(mode: str, preset: Preset, num_ranks: int) -> int:
-    """What a rank sends in a step, in float64, by the formulas of README, "Two GPUs"."""
+    """What a rank sends in a step, in float64, by the formulas of docs/training.md."""
     whole = {n: p.numel() for n, p in AlexNet(preset, CLASSES, WIDTH).named_parameters()}
     net = AlexNet(preset, CLASSES, WIDTH)
     units = sum(size for name, size in whole.items() if name.startswith("fc"))
