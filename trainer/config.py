@@ -115,6 +115,11 @@ class RunConfig:
         ):
             if amount is not None and not 0 < amount < math.inf:
                 raise ValueError(f"{flag} is {amount}, must be a number more than 0")
+        if self.batch_size and self.processes and self.batch_size % self.processes:
+            raise ValueError(
+                f"--processes {self.processes} does not divide --batch-size {self.batch_size}, "
+                "which is that of all together"
+            )
         if self.overfit and self.processes not in (None, 1):
             raise ValueError("--overfit trains in one process; leave out --processes")
         if self.seed < 0:

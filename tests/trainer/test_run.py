@@ -105,6 +105,10 @@ def test_a_wrong_call_ends_with_2(arguments: list[str], message: str) -> None:
     [
         (["--shards", "nowhere"], "nowhere"),
         (["--shards", "x", "--epochs", "0"], "--epochs is 0, must be at least 1"),
+        (
+            ["--shards", "x", "--processes", "64", "--batch-size", "32"],
+            "--processes 64 does not divide --batch-size 32",
+        ),
         (["--shards", "memory://no", "--stage-dir", "x"], "there is no memory://no/dataset.json"),
         (["--shards", "x", "--replace-head"], "--replace-head goes with --init-from"),
         (["--show-preset", "paper", "--set", "epoch=3"], "did you mean 'epochs'?"),
