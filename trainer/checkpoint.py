@@ -10,31 +10,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from isal import isal_zlib
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.atomic import whole_file
-from trainer.config import differences
+from trainer.description import differences
 from trainer.model import AlexNet
 from trainer.override import preset_from_dict
+from trainer.tensor_file import MEND, checksum, read_tensors, write_tensors
 
 FORMAT_VERSION = 2  # 2: preset by owner, rates by group
 HEADER_KEY = "fullfeed"
 CRC_KEY = "crc32"
 INITIAL_FIELDS = ("init", "init_std", "deep_init_std", "ones_biases")  # of no use to a trained one
-DTYPES = {  # as safetensors calls them
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-}
-HEADER_MULTIPLE_BYTES = 8
-MEND = "take another checkpoint, or delete it and train again: trainer/run.py --shards DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,38 +78,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header, allow_nan=False)
-    metadata = {HEADER_KEY: text, CRC_KEY: _crc32(text, plain)}
+    metadata = {HEADER_KEY: text, CRC_KEY: checksum(text, plain)}
     with whole_file(path) as file:
-        _write_safetensors(file, plain, metadata)
-
-
-def _write_safetensors(
-    file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Length of the header, header, numbers: https://huggingface.co/docs/safetensors.
-
-    Tensor by tensor, since the library's own writer either keeps every other thread waiting
-    meanwhile (`save`) or writes to a name of its own (`save_file`; version 0.8).
-    """
-    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # none misaligned
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end_bytes = 0
-    for name in order:
-        start_bytes, end_bytes = end_bytes, end_bytes + tensors[name].nbytes
-        header[name] = {
-            "dtype": DTYPES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [start_bytes, end_bytes],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % HEADER_MULTIPLE_BYTES)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name in order:
-        file.write(_bytes_of(tensors[name]))
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+        write_tensors(file, plain, metadata)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -128,11 +89,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ValueError naming the file where it is absent, cut short, changed since it was written, or not
     a checkpoint of this project.
     """
-    tensors, metadata = _read(path)
+    tensors, metadata = read_tensors(path)
     if HEADER_KEY not in metadata:
         raise ValueError(f"{path}: no {HEADER_KEY!r} header, not made by this trainer; {MEND}")
     text = metadata[HEADER_KEY]
-    if _crc32(text, tensors) != metadata.get(CRC_KEY):
+    if checksum(text, tensors) != metadata.get(CRC_KEY):
         raise ValueError(
             f"{path} is damaged: its {CRC_KEY} is not the one it was written with; {MEND}"
         )
@@ -148,30 +109,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ema=_part(tensors, "ema."),
         **{name: value for name, value in header.items() if name != "format_version"},
     )
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of any safetensors file; ValueError naming it where it is none."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a checkpoint in it, such as best.safetensors")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, file.metadata() or {}
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such checkpoint; {MEND}") from error
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error}); {MEND}") from error
-
-
-def _crc32(header: str, tensors: Mapping[str, Tensor]) -> str:
-    """Over the header and every tensor's name, dtype, shape and bytes: 0.05 s for a whole run."""
-    value = isal_zlib.crc32(header.encode())
-    for name, tensor in sorted(tensors.items()):
-        kind = repr((name, str(tensor.dtype), tuple(tensor.shape)))
-        value = isal_zlib.crc32(kind.encode(), value)
-        value = isal_zlib.crc32(_bytes_of(tensor), value)
-    return f"{value:08x}"
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

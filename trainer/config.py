@@ -1,18 +1,13 @@
-"""What a run is asked to do, the preset that follows from it, and the folder that is its own."""
+"""What a run is asked to do, and the preset that follows from it."""
 
 import dataclasses
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from pipeline.atomic import write_whole
 from pipeline.loader_config import require_order, require_resident, require_stage
-from pipeline.manifest import Dataset
 from pipeline.order import Window
 from trainer.ema import require_decay
 from trainer.override import override, parse_settings, read_config
@@ -21,7 +16,6 @@ from trainer.precision import PRECISIONS
 from trainer.preset import LayerRate, Preset
 from trainer.presets import find_preset
 
-CONFIG_NAME = "config.json"
 DEVICES = ("auto", "cuda", "cpu")
 WIRE_DTYPES = {"fp32": None, "bf16": torch.bfloat16}  # of gradients between processes
 
@@ -199,42 +193,6 @@ def stretch(preset: Preset, epochs: int) -> Preset:
     )
 
 
-def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, Any]:
-    """All that makes a run what it is, JSON-able: two runs of the same description are the same.
-
-    Not the device, the backend, the place of the shards or where they are staged, nor on how many
-    processes and how they share the work: a run may move.
-    The micro-batch only where batch norm sees it.
-    """
-    description = {
-        "preset": preset.to_dict(),
-        "width": config.width,
-        "precision": config.precision,
-        "micro_batch": config.micro_batch if preset.network.norm == "batch" else None,
-        "ema": config.ema,
-        "overfit": config.overfit,
-        "seed": config.seed,
-        "window": config.window,
-        # None where they are what they always were: run folders of before stay valid
-        "order": None if config.order == "global" else config.order,
-        "resident_format": None if config.resident_format == "rgb" else config.resident_format,
-        "classes": list(dataset.classes),
-        "fingerprints": {split: dataset.fingerprint(split) for split in ("train", "val")},
-    }
-    if config.init_from is not None:
-        digest = _sha256(config.init_from)
-        description["init_from"] = {"sha256": digest, "replace_head": config.replace_head}
-    return description
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"--init-from {path} cannot be read: {error.strerror}") from error
-
-
 def notes(config: RunConfig, preset: Preset) -> list[str]:
     """What is out of the ordinary in a run, a line each, for its beginning."""
     lines = []
@@ -249,47 +207,3 @@ def notes(config: RunConfig, preset: Preset) -> list[str]:
     if config.ema is not None:
         lines.append(f"errors are of the weights averaged with decay {config.ema:g}")
     return lines
-
-
-def claim_folder(folder: Path, description: dict[str, Any]) -> None:
-    """Makes the run folder, or takes it up again where it holds this very configuration.
-
-    ValueError where it holds another one, naming what differs, or where it cannot be written.
-    """
-    path = folder / CONFIG_NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_whole(path, (json.dumps(description, indent=2) + "\n").encode())
-            return
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged; delete {folder} or choose another --out") from error
-    if different := differences(found, description):
-        raise ValueError(
-            f"{folder} holds a run of another configuration: {'; '.join(different)}. Choose "
-            f"another --out, ask for the same, or delete the folder"
-        )
-
-
-def differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
-    """Each value in which two descriptions differ, as "name is …, asked for …"."""
-    lines: list[str] = []
-    for key in sorted(found.keys() | asked.keys()):
-        old, new = found.get(key), asked.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += differences(old, new, f"{prefix}{key}.")
-        elif isinstance(old, list) and isinstance(new, list) and old != new:
-            lines.append(f"{prefix}{key} are {_short(old)}, asked for {_short(new)}")
-        elif old != new:
-            lines.append(f"{prefix}{key} is {old!r}, asked for {new!r}")
-    return lines
-
-
-def _short(values: list[Any]) -> str:
-    more = ", …" if len(values) > 3 else ""
-    return f"{len(values)} ({', '.join(str(value) for value in values[:3])}{more})"

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,12 +10,12 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 
 from pipeline.loader import Batch
+from pipeline.waits import Waits
 from trainer.accumulation import micro_batches
 from trainer.captured import CapturedStep
 from trainer.ema import Ema
 from trainer.guard import LossRecord
-from pipeline.waits import Waits
-from trainer.metrics import Progress
+from trainer.metrics import Progress, Totals
 from trainer.model import AlexNet
 from trainer.optimizer import build_optimizer, set_learning_rates
 from trainer.parallel import UNIT_LAYERS, Layout
@@ -40,30 +39,6 @@ class Feed(Protocol):
 
     def __iter__(self) -> Iterator[Batch]:
         """The remaining steps of the current epoch."""
-
-
-@dataclass(kw_only=True)
-class Totals(Waits):
-    """What an epoch has summed up so far; part of a checkpoint taken in its middle."""
-
-    loss_sum: float = 0.0  # over images
-    num_images: int = 0
-    seconds: float = 0.0
-
-    @property
-    def loss(self) -> float:
-        """Mean loss per image."""
-        return self.loss_sum / max(1, self.num_images)
-
-    @property
-    def images_per_second(self) -> float:
-        """Training speed."""
-        return self.num_images / self.seconds if self.seconds else 0.0
-
-    @property
-    def wait_share(self) -> float:
-        """Share of the time in which the trainer waited for data, 0..1."""
-        return self.data_wait_seconds / self.seconds if self.seconds else 0.0
 
 
 class Trainer:

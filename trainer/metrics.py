@@ -1,4 +1,4 @@
-"""What a run says of itself: a bar while it trains, one report per epoch."""
+"""What a run says of itself: what an epoch sums up, a bar while it trains, a report at its end."""
 
 import dataclasses
 import time
@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.waits import Waits
 from trainer.weight_report import WeightChange
 
 LINE_SECONDS = 30.0  # at least, between two lines off a terminal
@@ -22,6 +23,40 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, days = minutes // 60, minutes // 1440
     return f"{hours} h {minutes % 60:02d} min" if hours < 24 else f"{days} d {hours % 24} h"
+
+
+@dataclass(kw_only=True)
+class Totals(Waits):
+    """What an epoch has summed up so far; part of a checkpoint taken in its middle."""
+
+    loss_sum: float = 0.0  # over images
+    num_images: int = 0
+    seconds: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Mean loss per image."""
+        return self.loss_sum / max(1, self.num_images)
+
+    @property
+    def images_per_second(self) -> float:
+        """Training speed."""
+        return self.num_images / self.seconds if self.seconds else 0.0
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time in which the trainer waited for data, 0..1."""
+        return self.data_wait_seconds / self.seconds if self.seconds else 0.0
+
+    def reported(self) -> dict[str, float]:
+        """What a report has of it, by the names of its fields."""
+        return {
+            "train_loss": self.loss,
+            "images_per_second": self.images_per_second,
+            "train_seconds": self.seconds,
+            "data_wait_seconds": self.data_wait_seconds,
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(Waits)},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.architecture import (
+    MEETING,
+    convolution,
+    groups_of,
+    kernel_counts,
+    linear,
+    map_norm,
+    norm,
+    pool5_px,
+    scaled,
+)
 from trainer.forms import FORMS, PLAIN
 from trainer.kernels import fused, is_fused
 from trainer.layers import (
-    GroupedLinear,
-    MapResponseNorm,
     Normalise,
     ResponseNorm,
     dropout_mask,
@@ -21,22 +30,11 @@ from trainer.layers import (
     random_source,
 )
 from trainer.parallel import ALONE, Layout
-from trainer.preset import Network, Preset
+from trainer.preset import Preset
 
 PAD_PX = 3  # right and bottom only: 224 -> 227, so that conv1 gives 55x55 maps (2012 convdata.py)
-CONV1_PX = 55
-KERNEL_PX = {"conv1": 11, "conv2": 5, "conv3": 3, "conv4": 3, "conv5": 3, "conv6": 3}
-MEETING = ("conv3", "conv6", "fc6", "fc7")  # see both columns where they exchange (paper §3.5)
 ONES_BIASES = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")  # paper §5; 2012 layers-146
 DEEP = ("conv3", "conv4", "conv5", "conv6")
-
-
-def scaled(size: int, width: float) -> int:
-    """`size` times `width`, rounded to the nearest even number (ties down), at least 2.
-
-    Even, because the channels of every layer are shared out to two columns.
-    """
-    return max(2, 2 * math.ceil(size * width / 2 - 0.5))
 
 
 class AlexNet(nn.Module):
@@ -66,21 +64,21 @@ class AlexNet(nn.Module):
         self.forms: dict[str, str] = {}  # how a convolution is computed, where not plainly
         net = preset.network
         self.normalise = Normalise(mean=preset.augmentation.mean)
-        kernels = _kernels(net, width)
+        kernels = kernel_counts(net, width)
         self.convolutions = tuple(kernels)
         channels = 3
         for name, count in kernels.items():
-            self.add_module(name, _convolution(net, name, channels, count, layout))
+            self.add_module(name, convolution(net, name, channels, count, layout))
             channels = count
-        self.norm1 = _norm(net, kernels["conv1"], layout)
-        self.norm2 = _norm(net, kernels["conv2"], layout) if "conv2" in kernels else nn.Identity()
-        self.map_norm2 = _map_norm(net) if "conv2" in kernels else nn.Identity()
+        self.norm1 = norm(net, kernels["conv1"], layout)
+        self.norm2 = norm(net, kernels["conv2"], layout) if "conv2" in kernels else nn.Identity()
+        self.map_norm2 = map_norm(net) if "conv2" in kernels else nn.Identity()
         # rounded up, as 2012 layer.py does: of effect for windows of 2x2 only
         self.pool = nn.MaxPool2d(net.pool_px, 2, ceil_mode=True)
         hidden = [scaled(size, width) for size in net.hidden]
         self.hidden = hidden[0], hidden[1]
-        self.fc6 = _linear(net, "fc6", channels * _pool5_px(net) ** 2, hidden[0], layout)
-        self.fc7 = _linear(net, "fc7", hidden[0], hidden[1], layout)
+        self.fc6 = linear(net, "fc6", channels * pool5_px(net) ** 2, hidden[0], layout)
+        self.fc7 = linear(net, "fc7", hidden[0], hidden[1], layout)
         self.fc8 = nn.Linear(hidden[1] // layout.units.size, num_classes)
 
     def initialise(self, seed: int) -> None:
@@ -208,7 +206,7 @@ class AlexNet(nn.Module):
         return self.layout.kernels.gather(maps, 1) if self._meets(name) else maps
 
     def _meets(self, name: str) -> bool:
-        return name in MEETING and _groups(self.preset.network, name) == 1
+        return name in MEETING and groups_of(self.preset.network, name) == 1
 
     def _activate(self, x: Tensor) -> Tensor:
         """In place: what comes in is of use to nobody else."""
@@ -220,89 +218,3 @@ class AlexNet(nn.Module):
         if not self.preset.network.dropout:
             return x
         return mask_and_halve(x, None if masks is None else masks[layer])
-
-
-def _kernels(net: Network, width: float) -> dict[str, int]:
-    """How many kernels each convolution has, in order, both columns together."""
-    sizes = dict(zip(KERNEL_PX, (*net.channels, net.conv6), strict=True))
-    return {
-        name: scaled(size, width)
-        for name, size in sizes.items()
-        if size and name not in net.removed
-    }
-
-
-def _groups(net: Network, name: str) -> int:
-    """Of a layer over both columns' outputs: 1 where it sees both."""
-    return 1 if net.exchange and name in MEETING else net.columns
-
-
-def _convolution(
-    net: Network, name: str, inputs: int, outputs: int, layout: Layout
-) -> nn.Conv2d:
-    ranks = layout.kernels.size
-    if name == "conv1":
-        return nn.Conv2d(inputs, outputs // ranks, KERNEL_PX[name], stride=4)
-    groups = _groups(net, name)
-    return nn.Conv2d(
-        inputs if groups == 1 else inputs // ranks,
-        outputs // ranks,
-        KERNEL_PX[name],
-        padding=_padding_px(net, name),
-        groups=max(1, groups // ranks),
-    )
-
-
-def _padding_px(net: Network, name: str) -> int:
-    """One pixel less in conv2 and conv5 with 2x2 pooling (2012 layers-147.cfg).
-
-    Maps of 13x13 and 6x6 come out of pooling then as well.
-    """
-    return KERNEL_PX[name] // 2 - (net.pool_px == 2 and name in ("conv2", "conv5"))
-
-
-def _pool5_px(net: Network) -> int:
-    """Side of the maps that leave the last pooling."""
-    side_px = CONV1_PX
-    for name in ("conv1", "conv2", "conv5"):  # pooling follows them, whether they are there or not
-        if name != "conv1" and name not in net.removed:
-            side_px += 2 * _padding_px(net, name) - KERNEL_PX[name] + 1
-        side_px = math.ceil((side_px - net.pool_px) / 2) + 1
-    return side_px
-
-
-def _linear(net: Network, name: str, inputs: int, outputs: int, layout: Layout) -> nn.Linear:
-    ranks = layout.units.size
-    groups = _groups(net, name)
-    if groups > 1:
-        inputs, groups = inputs // ranks, groups // ranks
-    if groups > 1:
-        return GroupedLinear(inputs, outputs // ranks, groups)
-    return nn.Linear(inputs, outputs // ranks)
-
-
-def _norm(net: Network, num_channels: int, layout: Layout) -> nn.Module:
-    ranks = layout.kernels.size
-    if net.norm == "none":
-        return nn.Identity()
-    if net.norm == "batch":
-        return nn.BatchNorm2d(num_channels // ranks)
-    divisor = net.response_size if net.response_alpha_divided else 1
-    return ResponseNorm(
-        size=net.response_size,
-        k=net.response_k,
-        alpha=net.response_alpha / divisor,
-        beta=net.response_beta,
-        columns=max(1, net.columns // ranks),
-    )
-
-
-def _map_norm(net: Network) -> nn.Module:
-    if net.norm != "response" or not net.map_norm_px:
-        return nn.Identity()
-    return MapResponseNorm(
-        size=net.map_norm_px,
-        k=1.0,
-        alpha=net.map_norm_scale / net.map_norm_px**2,
-        beta=net.map_norm_power,
-    )

@@ -1,17 +1,23 @@
 """What the options of a run come to on its shards and ranks, and the parts built from that."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.moments import Statistics, read_statistics
-from trainer.chosen_forms import find_forms
-from trainer.config import WIRE_DTYPES, RunConfig, resolve_preset
+from trainer.chosen_forms import find_forms, forms_told
+from trainer.config import WIRE_DTYPES, RunConfig, asked_preset, notes, resolve_preset
 from trainer.loop import Trainer, why_eager
 from trainer.model import AlexNet
 from trainer.overfit import require_images
 from trainer.parallel import Layout
-from trainer.precision import Arithmetic, find_precision, set_float32_products
+from trainer.precision import (
+    Arithmetic,
+    explain_precision,
+    find_precision,
+    set_float32_products,
+)
 from trainer.preset import Preset
 from trainer.start import build_model, find_layout
 from trainer.world import World
@@ -50,6 +56,28 @@ class Parts:
         if self.eager_reason is not None:
             return f"step: kernel by kernel: {self.eager_reason}"
         return "step: one CUDA graph"
+
+    def introduction(self, loader: str, forms: Mapping[str, str]) -> list[str]:
+        """What the run is about to do, line by line.
+
+        loader: in words, what feeds it; forms: of its convolutions, where they are not plain.
+        """
+        config, training = self.config, self.preset.training
+        num_train, num_val = (
+            config.overfit or self.dataset.num_samples(split) for split in ("train", "val")
+        )
+        own = asked_preset(config).training.batch_size
+        lowered = f" (the preset's is {own:,})" if training.batch_size != own else ""
+        return [
+            f"{self.preset.name}: {training.epochs} epochs of {num_train:,} images in "
+            f"{len(self.dataset.classes)} classes, {num_val:,} to validate",
+            f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
+            f"{explain_precision(self.precision, self.world.device)}",
+            f"loader: {loader}; run folder: {config.folder}",
+            *(told for told in (self.mode_told, self.step_told) if told),
+            *([forms_told(forms)] if forms else []),
+            *notes(config, self.preset),
+        ]
 
     def model(self) -> AlexNet:
         """The network with its first weights, on this rank's device; there in its fastest forms.

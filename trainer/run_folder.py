@@ -13,7 +13,7 @@ from pipeline.atomic import is_local, remove_temporaries, write_whole
 from pipeline.loader import Batch
 from pipeline.messages import explain
 from trainer.collectives import Group
-from trainer.config import claim_folder
+from trainer.description import claim_folder
 from trainer.folder_lock import FolderLock
 from trainer.loop import Feed
 from trainer.metrics import Report
@@ -54,7 +54,7 @@ class RunFolder:
         return self._ranks.rank == 0
 
     def claim(self, description: dict[str, Any], shards: Path) -> None:
-        """Makes the folder this run's own, or ValueError: see config.claim_folder, FolderLock.
+        """Makes the folder this run's own, or ValueError: see claim_folder and FolderLock.
 
         Removes what killed runs were writing, and notes where the shards lie.
         """

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trainer.collectives import Group
-from trainer.config import RunConfig, differences
+from trainer.config import RunConfig
+from trainer.description import differences
 
 # Of a machine, not of the run: paths, and what only a loader or a launcher looks at.
 OF_A_MACHINE = (

@@ -8,27 +8,17 @@ from contextlib import ExitStack
 from typing import Any
 
 from pipeline.loader import Batch, Loader
-from pipeline.manifest import Dataset
 from trainer.ceiling import first_batch, measure_ceiling
 from trainer.checkpoint import load_checkpoint
 from trainer.checkpoint_writer import BEST_NAME, LAST_NAME, CheckpointWriter, epoch_name
-from trainer.chosen_forms import forms_told
-from trainer.config import (
-    RunConfig,
-    asked_preset,
-    describe,
-    differences,
-    find_device,
-    notes,
-)
+from trainer.config import RunConfig, find_device
+from trainer.description import describe, differences
 from trainer.evaluate import Errors, evaluate
 from trainer.guard import LossNotFinite
 from trainer.interrupt import stop_request
-from trainer.loop import Totals
-from trainer.metrics import Progress, Report
+from trainer.metrics import Progress, Report, Totals
 from trainer.overfit import OverfitFeed
 from trainer.parts import plan_parts
-from trainer.precision import explain_precision
 from trainer.retrace import Retrace
 from trainer.run_folder import RunFolder
 from trainer.same_options import options_of, require_same
@@ -74,7 +64,9 @@ class Session:
             stack.callback(self.writer.close)
             self.train_feed, self.val_feed = self._open_feeds(stack)
             self.trainer = parts.trainer(self.model, len(self.train_feed))
-            self._introduce(config, parts.dataset)
+            self.records.say(
+                *parts.introduction(self.train_feed.description, self.model.forms)
+            )
             self._resume()
             self.retrace = Retrace(self.trainer, self.train_feed)
             self.retrace.keep()
@@ -195,22 +187,15 @@ class Session:
         report = Report(
             epoch=self.epoch + 1,
             step=trainer.step,
-            train_loss=totals.loss,
             learning_rate=trainer.schedule.rate(trainer.step - 1),
             val_loss=errors.loss,
             top1_error=errors.top1_error,
             top5_error=errors.top5_error,
             num_val_images=errors.num_images,
-            images_per_second=totals.images_per_second,
-            train_seconds=totals.seconds,
             val_seconds=val_seconds,
-            data_wait_seconds=totals.data_wait_seconds,
             weights=trainer.weight_changes if trainer.watch_weights else None,
-            read_wait_seconds=totals.read_wait_seconds,
-            decode_wait_seconds=totals.decode_wait_seconds,
-            handover_wait_seconds=totals.handover_wait_seconds,
-            device_wait_seconds=totals.device_wait_seconds,
             fed_ratio=totals.images_per_second / self.ceiling if self.ceiling else None,
+            **totals.reported(),
         )
         trainer.schedule.observe(errors.top1_error)
         self.epoch += 1
@@ -282,22 +267,3 @@ class Session:
         self.totals = Totals(**progress["totals"])
         self.records.resume(self.trainer.step)
         self.records.say(f"resuming {path}: {self.epoch} epochs done, {self.trainer.step} steps")
-
-    def _introduce(self, config: RunConfig, dataset: Dataset) -> None:
-        """Prints what the run is about to do."""
-        num_train, num_val = (
-            config.overfit or dataset.num_samples(split) for split in ("train", "val")
-        )
-        training, own = self.preset.training, asked_preset(config).training.batch_size
-        lowered = f" (the preset's is {own:,})" if training.batch_size != own else ""
-        loader = self.train_feed
-        self.records.say(
-            f"{self.preset.name}: {training.epochs} epochs of {num_train:,} images in "
-            f"{self.model.num_classes} classes, {num_val:,} to validate\n"
-            f"batch {training.batch_size:,}{lowered}, learning rate {training.learning_rate:g}, "
-            f"{explain_precision(self.trainer.precision, self.device)}\n"
-            f"loader: {loader.description}; run folder: {self.folder}",
-            *(told for told in (self.parts.mode_told, self.parts.step_told) if told),
-            *([forms_told(self.model.forms)] if self.model.forms else []),
-            *notes(config, self.preset),
-        )

@@ -16,7 +16,8 @@ from trainer.checkpoint import (
     require_classes,
 )
 from trainer.config import RunConfig
-from trainer.model import AlexNet, scaled
+from trainer.architecture import scaled
+from trainer.model import AlexNet
 from trainer.parallel import ALONE, Layout, build_layout, choose_mode
 from trainer.preset import Preset
 from trainer.summary import layer_sizes

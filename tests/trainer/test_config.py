@@ -1,6 +1,5 @@
-"""The options of a run, what follows from them, and whose folder it is."""
+"""The options of a run, and what follows from them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,12 @@ import torch
 from trainer.config import (
     RunConfig,
     asked_preset,
-    claim_folder,
     default_batch_size,
-    differences,
     find_device,
     resolve_preset,
 )
 from trainer.override import override
 from trainer.presets import KRIZ2012, MODERN
-
-DESCRIPTION: dict[str, Any] = {
-    "preset": {"name": "modern", "epochs": 90},
-    "width": 1.0,
-    "classes": ["bee", "cat"],
-}
 
 
 def config(**options: Any) -> RunConfig:
@@ -123,37 +114,3 @@ def test_without_a_gpu_cuda_is_refused_and_auto_is_the_cpu() -> None:
     assert find_device("auto").type == "cpu"
     with pytest.raises(ValueError, match="--device cuda: PyTorch sees no GPU"):
         find_device("cuda")
-
-
-def test_a_folder_is_taken_up_by_the_same_configuration_only(tmp_path: Path) -> None:
-    folder = tmp_path / "deep" / "run"
-    claim_folder(folder, DESCRIPTION)
-    before = (folder / "config.json").read_bytes()
-    assert json.loads(before) == DESCRIPTION
-    claim_folder(folder, DESCRIPTION)
-    other = DESCRIPTION | {"preset": {"name": "modern", "epochs": 30}, "width": 0.25}
-    with pytest.raises(ValueError) as error:
-        claim_folder(folder, other)
-    assert "preset.epochs is 90, asked for 30; width is 1.0, asked for 0.25" in str(error.value)
-    assert (folder / "config.json").read_bytes() == before
-
-
-def test_differences_name_fields_on_either_side() -> None:
-    assert not differences(DESCRIPTION, dict(DESCRIPTION))
-    assert differences({"a": 1}, {"b": 2}) == ["a is 1, asked for None", "b is None, asked for 2"]
-    assert differences({"classes": ["a", "b"]}, {"classes": ["a"]}) == [
-        "classes are 2 (a, b), asked for 1 (a)"
-    ]
-
-
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ValueError, match="--out .*file/run cannot be written: Not a directory"):
-        claim_folder(tmp_path / "file" / "run", DESCRIPTION)
-
-
-@pytest.mark.parametrize("content", [b"", b'{"preset": ', b"[]", b"\xff"])
-def test_a_damaged_configuration_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"config\.json is damaged"):
-        claim_folder(tmp_path, DESCRIPTION)

@@ -12,8 +12,8 @@ from pipeline.loader import Batch
 from tests.trainer.conftest import MadeFeed, make_batch
 from trainer.evaluate import evaluate
 from trainer.layers import random_source
-from trainer.loop import Totals, Trainer
-from trainer.metrics import Progress
+from trainer.loop import Trainer
+from trainer.metrics import Progress, Totals
 from trainer.model import AlexNet
 from trainer.optimizer import learning_rates
 from trainer.override import override

@@ -10,7 +10,8 @@ from pipeline.loader import Batch
 from tests.trainer.conftest import MadeFeed, make_batch
 from tests.trainer.test_loop import each, make_trainer, never, progress, weights
 from trainer.guard import LossRecord
-from trainer.loop import Totals, Trainer
+from trainer.loop import Trainer
+from trainer.metrics import Totals
 from trainer.preset import Preset
 from trainer.presets import KRIZ2012, MODERN, PAPER
 

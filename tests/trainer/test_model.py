@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.layers import random_source
-from trainer.model import AlexNet, scaled
+from trainer.architecture import scaled
+from trainer.model import AlexNet
 from trainer.summary import layer_sizes
 from trainer.override import override
 from trainer.preset import Preset

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.manifest import open_dataset
 from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from trainer.config import RunConfig, describe, differences
+from trainer.config import RunConfig
+from trainer.description import describe, differences
 from trainer.model import AlexNet
 from trainer.optimizer import learning_rates
 from trainer.override import override

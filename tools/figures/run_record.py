@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.locations import location
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.checkpoint_writer import BEST_NAME, LAST_NAME
-from trainer.config import CONFIG_NAME, differences
+from trainer.description import CONFIG_NAME, differences
 from trainer.run_folder import SHARDS_NAME
 from trainer.sinks import JSON_NAME
 

@@ -29,7 +29,7 @@ from pipeline.images import SIZE_PX, Pixels
 from pipeline.loader import Loader, LoaderConfig
 from tools.measure.recipe_runs import Run
 from trainer.evaluate import Errors, Tally
-from trainer.model import scaled
+from trainer.architecture import scaled
 
 BATCH_SIZE = 32
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
