@@ -42,7 +42,7 @@ def launch(command: Sequence[str], *, processes: int, max_restarts: int) -> int:
     share of the cores (OMP_NUM_THREADS) unless the environment says otherwise.
     """
     # Imported here: a rank needs none of it.
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -60,6 +60,7 @@ def launch(command: Sequence[str], *, processes: int, max_restarts: int) -> int:
             max_restarts=max_restarts,
             signals_to_handle="SIGHUP,SIGQUIT",  # the others are passed on, not raised
             shutdown_timeout=GRACE_SECONDS,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),  # by default one that nobody removes
         )
         with _environment(_rank_environment(notes, processes)), _signals_passed_on(notes):
             try:

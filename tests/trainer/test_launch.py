@@ -23,9 +23,16 @@ sys.exit(launch(command, processes=int(sys.argv[1]), max_restarts=int(sys.argv[2
 PATIENCE_SECONDS = 120.0
 
 
+def temporary(folder: Path) -> Path:
+    """Where launcher and ranks put what is theirs for a while, beside the folder of a test."""
+    return folder.with_name(f"{folder.name}-temporary")
+
+
 def start(folder: Path, way: str, *, max_restarts: int = 0) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", LAUNCH, "2", str(max_restarts), str(RANK), str(folder), way]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    temporary(folder).mkdir(exist_ok=True)
+    environment["TMPDIR"] = str(temporary(folder))
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -58,12 +65,14 @@ def test_every_rank_is_started_with_its_share_of_the_cores(tmp_path: Path) -> No
     assert begun(tmp_path) == ["rank-0-restart-0", "rank-1-restart-0"]
     shares = {path.read_text().split()[1] for path in tmp_path.iterdir()}
     assert shares == {str(max(1, available_cores() // 2))}
+    assert list(temporary(tmp_path).iterdir()) == []
 
 
 def test_all_ranks_start_again_when_one_is_killed(tmp_path: Path) -> None:
     code, _, _ = run(tmp_path, "crash-once", max_restarts=2)
     assert code == 0
     assert {"rank-0-restart-1", "rank-1-restart-1"} <= set(begun(tmp_path))
+    assert list(temporary(tmp_path).iterdir()) == []
     assert "rank-0-restart-2" not in begun(tmp_path)
 
 
@@ -97,6 +106,7 @@ def test_a_signal_reaches_every_rank_and_a_preempted_run_is_not_restarted(
         wait_for(tmp_path / "rank-0-restart-0", tmp_path / "rank-1-restart-0")
         launcher.send_signal(number)
         assert launcher.wait(PATIENCE_SECONDS) == 75
+    assert list(temporary(tmp_path).iterdir()) == []
     for rank in range(2):
         assert (tmp_path / f"rank-{rank}-restart-0-got").read_text() == str([int(number)])
     assert not list(tmp_path.glob("*-restart-1"))
