@@ -60,6 +60,7 @@ def test_a_whole_run_on_one_page(
     assert f"{error:.1%}" in found.text
     assert not re.search(r"https?://(?!www\.w3\.org/)", text)
     assert " style=" not in text and "<script" not in text
+    assert found.text.index("GPU 1") < found.text.index("GPU 2")
 
 
 def test_several_runs_are_compared(

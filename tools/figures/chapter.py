@@ -100,6 +100,9 @@ def write_chapter(run: RunRecord, device: torch.device, sample: int) -> Chapter:
     chapter.dataset = _open_shards(run, chapter.remarks)
     if run.checkpoint is None:
         return chapter
+    if not all(tensor.isfinite().all() for tensor in run.checkpoint.tested.values()):
+        chapter.remarks.append("The network cannot be shown: its weights are not all numbers.")
+        return chapter
     network = run.checkpoint.config["preset"]["network"]
     weights = run.checkpoint.tested["conv1.weight"]
     columns = kernel_columns(weights, network["columns"])
@@ -111,6 +114,11 @@ def write_chapter(run: RunRecord, device: torch.device, sample: int) -> Chapter:
         _observe(chapter, chapter.dataset, observer, sample)
     except (ValueError, OSError) as error:
         chapter.remarks.append(f"Photographs cannot be shown: {explain(error)}.")
+    except torch.OutOfMemoryError:
+        chapter.remarks.append(
+            "Not all photographs can be shown: the GPU has too little memory left; --device cpu "
+            "does without it."
+        )
     return chapter
 
 

@@ -16,7 +16,7 @@ from tools.measure.machine import describe_machine
 from tools.measure.report import build_report
 from tools.measure.rig import BESIDE, REAL, STEP, BesidePass, RealPass, Rig, StepPass
 from tools.measure.rounds import Contestant, Outcome, Pass, run_rounds
-from tools.measure.spread import require_repeats, round_ratios, rounded, spread_of
+from tools.measure.spread import Spread, require_repeats, round_ratios, rounded, spread_of
 from trainer.config import RunConfig
 from trainer.world import World
 
@@ -170,14 +170,15 @@ def feeding(
     passes = in_all(ranks)
     measured = _per_step(passes, gpu_decodes=gpu_decodes, on_gpu=on_gpu)
     shares = attribute(measured)
-    ratio = _ratio(passes)
-    fed = ratio["median"] >= (ENOUGH if require is None else require)
+    exact = _ratio(passes)
+    ratio = rounded(exact, 4)
+    fed = exact.median >= (ENOUGH if require is None else require)
     return {
         "fed_ratio": ratio,
         "required": require,
         "fed": fed,
         "ranks": [
-            {"rank": rank, "fed_ratio": _ratio(each), "wait_ms": _wait_ms(each[REAL])}
+            {"rank": rank, "fed_ratio": rounded(_ratio(each), 4), "wait_ms": _wait_ms(each[REAL])}
             for rank, each in enumerate(ranks)
         ],
         "attribution": {name: round(share, 4) for name, share in asdict(shares).items()},
@@ -187,9 +188,9 @@ def feeding(
     }
 
 
-def _ratio(passes: Passes) -> dict[str, float]:
+def _ratio(passes: Passes) -> Spread:
     speeds = {name: [p.images_per_second for p in done] for name, done in passes.items()}
-    return rounded(spread_of(round_ratios(speeds[REAL], speeds[STEP])), 4)
+    return spread_of(round_ratios(speeds[REAL], speeds[STEP]))
 
 
 def _doubt(ratio: Mapping[str, float]) -> str:

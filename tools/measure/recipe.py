@@ -28,6 +28,7 @@ from trainer.config import find_device
 
 CALIBRATION_EPOCHS = 3  # a run; the first of each does not count
 CALIBRATION_ROUNDS = 2
+MIN_SEEDS = 3  # a whole training each; their errors are listed one by one besides
 PEER_RATES = (LEARNING_RATE, 0.02, 0.05, 0.1)  # the published one first
 Report = Callable[[str], None]
 
@@ -49,8 +50,11 @@ class RecipeContest:
     def __post_init__(self) -> None:
         if not 0 < self.minutes < math.inf:
             raise ValueError(f"minutes must be a number more than 0, not {self.minutes}")
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be at least 1, not {self.seeds}")
+        if self.seeds < MIN_SEEDS:
+            raise ValueError(
+                f"seeds must be at least {MIN_SEEDS}, not {self.seeds}: errors of fewer runs say "
+                "nothing of their spread"
+            )
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
 

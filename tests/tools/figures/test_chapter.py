@@ -133,6 +133,28 @@ def test_a_checkpoint_of_another_preset_is_shown_as_what_it_is(
     assert found.num_seen == 15 and len(found.columns[0][0].pictures) == 3  # of paper, 96 / 16 / 2
 
 
+def test_a_network_that_diverged_is_told_and_not_drawn(run_folder: Path) -> None:
+    run = read_run(run_folder, "run")
+    assert run.checkpoint is not None
+    model = {name: tensor.clone() for name, tensor in run.checkpoint.model.items()}
+    model["conv1.weight"][0, 0, 0, 0] = torch.nan
+    broken = dataclasses.replace(run.checkpoint, model=model, ema={})
+    found = told(dataclasses.replace(run, checkpoint=broken))
+    assert found.columns == [] and found.examples == []
+    assert found.remarks == ["The network cannot be shown: its weights are not all numbers."]
+
+
+def test_a_gpu_without_room_leaves_the_kernels_and_names_the_way_out(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(observer: Observer, pixels: np.ndarray) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Observer, "see", full)
+    found = told(read_run(run_folder, "run"))
+    assert len(found.columns) == 2 and "--device cpu" in found.remarks[0]
+
+
 def test_one_column_has_one_picture(shard_folder: Path, tmp_path: Path) -> None:
     folder = train(shard_folder, tmp_path / "run", width=1 / 32, settings=("columns=1",))
     (column,) = told(read_run(folder, "run")).columns

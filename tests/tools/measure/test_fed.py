@@ -189,6 +189,11 @@ def test_without_a_requirement_97_of_100_is_fed(real: float, fed: bool) -> None:
     assert told["fed"] is fed and (told["short"] == "step") is fed
 
 
+def test_what_falls_short_by_less_than_is_printed_falls_short() -> None:
+    told = feeding([passes(0.96996, 1.0)], gpu_decodes=False, on_gpu=False, require=0.97)
+    assert told["fed_ratio"]["median"] == 0.97 and not told["fed"]
+
+
 @pytest.mark.parametrize(("slowest", "doubted"), [(1.2, False), (1.3, True)])
 def test_rounds_that_disagree_are_told_beside_the_verdict(slowest: float, doubted: bool) -> None:
     steady, slower = passes(1.0, 1.0), passes(1.0, slowest)

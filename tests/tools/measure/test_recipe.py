@@ -99,16 +99,16 @@ def test_our_recipe_is_an_ordinary_run(shard_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("epochs", [None, 1])
-def test_the_report_of_two_seeds(epochs: int | None, shard_folder: Path) -> None:
+def test_the_report_of_three_seeds(epochs: int | None, shard_folder: Path) -> None:
     contest = RecipeContest(
-        shards=shard_folder, minutes=1e-6, seeds=2, width=1 / 32, device="cpu", epochs=epochs
+        shards=shard_folder, minutes=1e-6, seeds=3, width=1 / 32, device="cpu", epochs=epochs
     )
     lines: list[str] = []
     report = json.loads(json.dumps(run_recipe_contest(contest, lines.append)))
     names = [result["name"] for result in report["results"]]
     assert names[:2] == ["modern", "torchvision AlexNet"] and len(names) in (2, 3)
     for result in report["results"]:
-        assert result["epochs"] == 1 and [run["seed"] for run in result["runs"]] == [0, 1]
+        assert result["epochs"] == 1 and [run["seed"] for run in result["runs"]] == [0, 1, 2]
     tried = {one["rate"]: one["top1_error"] for one in report["rates"]}
     assert tuple(tried) == PEER_RATES and PEER_RATES[0] == 0.01
     best = report["results"][-1 if len(names) == 3 else 1]["runs"][0]["top1_error"]
@@ -116,9 +116,9 @@ def test_the_report_of_two_seeds(epochs: int | None, shard_folder: Path) -> None
     settings = report["settings"]
     assert (settings["train_images"], settings["val_images"], settings["classes"]) == (39, 15, 3)
     assert (settings["epochs"], settings["minutes"]) == ((1, None) if epochs else (None, 1e-6))
-    assert len(lines) == (0 if epochs else 2) + 1 + len(PEER_RATES) + len(names)
+    assert len(lines) == (0 if epochs else 2) + 1 + len(PEER_RATES) + 2 * len(names)
     header, *rows, last = recipe_table(report).splitlines()
-    assert header.split()[-4:] == ["seed", "1", "epochs", "seconds"]
+    assert header.split()[-4:] == ["seed", "2", "epochs", "seconds"]
     median = report["results"][0]["top1_error"]["median"]
     assert rows[0].split()[:2] == ["modern", f"{median:.1%}"] and len(rows) == len(names)
     assert f"0.01: {tried[0.01]:.1%}, 0.02: " in last
@@ -130,7 +130,7 @@ def test_the_report_of_two_seeds(epochs: int | None, shard_folder: Path) -> None
         (["--minutes", "0"], "minutes must be a number more than 0"),
         (["--minutes", "nan"], "minutes must be a number more than 0"),
         (["--minutes", "inf"], "minutes must be a number more than 0"),
-        (["--seeds", "0"], "seeds must be at least 1"),
+        (["--seeds", "2"], "seeds must be at least 3"),
         (["--epochs", "0"], "epochs must be at least 1"),
     ],
 )
