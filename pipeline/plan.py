@@ -12,7 +12,13 @@ from isal.isal_zlib import crc32
 
 from pipeline.atomic import create_once, is_local
 from pipeline.images import ImageFormat
-from pipeline.manifest import CLAIM_NAME, canonical_hash, read_receipt, receipt_path
+from pipeline.manifest import (
+    CLAIM_NAME,
+    Receipt,
+    canonical_hash,
+    read_receipt,
+    receipt_path,
+)
 from pipeline.shards import read_source_crc32, shard_stem
 from pipeline.originals import Ids, Listing, Source
 
@@ -130,7 +136,7 @@ def plan(source: Source, out: Path, settings: Settings) -> Iterator[PlannedShard
 
 
 def is_finished(shard: PlannedShard) -> bool:
-    """Whether this shard is there with a valid receipt.
+    """Whether this shard is there with a valid receipt, and nothing it lacks can be read now.
 
     ValueError where its receipt was written with other settings or for other originals: shards of
     different making are never mixed.
@@ -145,11 +151,27 @@ def is_finished(shard: PlannedShard) -> bool:
     root = shard.source.root
     if receipt.plan_hash != task.plan_hash:
         _refuse(shard, f"from other originals (files added, removed or renamed in {root}?)")
-    if any(entry["reason"].startswith(UNREADABLE) for entry in receipt.quarantined):
-        return False  # perhaps they can be read now
-    if task.originals.places.num_bytes() not in (None, receipt.source_bytes):
+    lacking = _unread(task, receipt)
+    if any(_can_be_read(task.originals, position) for position in lacking.tolist()):
+        return False
+    counted = np.setdiff1d(np.arange(len(task.ids)), lacking)  # in the receipt's source_bytes
+    if task.originals.take(counted).places.num_bytes() not in (None, receipt.source_bytes):
         _refuse(shard, f"from originals of another size (files of {root} have changed)")
     _refuse_other_bytes(shard, task)
+    return True
+
+
+def _unread(task: ShardTask, receipt: Receipt) -> Ids:
+    """The positions of the originals that could not be read when the shard was made."""
+    ids = [e["id"] for e in receipt.quarantined if e["reason"].startswith(UNREADABLE)]
+    return np.flatnonzero(np.isin(task.ids, ids))
+
+
+def _can_be_read(originals: Listing, position: int) -> bool:
+    try:
+        originals.places.read(position)
+    except OSError:
+        return False  # as before: the shard would become the same again
     return True
 
 

@@ -564,6 +564,33 @@ def test_what_could_not_be_read_is_tried_again_at_the_next_start(tmp_path: Path)
     assert (out / QUARANTINE_NAME).read_text() == ""
 
 
+def test_what_can_still_not_be_read_leaves_its_finished_shard_as_it_is(tmp_path: Path) -> None:
+    source, out = small_source(tmp_path / "source"), tmp_path / "out"
+    (source / "train/ant/link.jpg").symlink_to(tmp_path / "gone.jpg")
+    os.mkfifo(source / "train/bee/pipe.jpg")
+    (source / "train/cat/circle").symlink_to(source / "train", target_is_directory=True)
+    first = prepare_here(source, out)
+    assert first.dataset.split("train").quarantined == 3
+    receipts = {path: path.stat().st_mtime_ns for path in out.glob("*.receipt.json")}
+
+    def engine(missing: list[PlannedShard]) -> Stages:
+        assert missing == [] and (out / DATASET_NAME).exists()
+        return Counter()
+
+    prepare(open_source(source), out, SETTINGS, engine)
+    assert {path: path.stat().st_mtime_ns for path in receipts} == receipts
+
+
+def test_beside_what_cannot_be_read_another_size_is_still_seen(tmp_path: Path) -> None:
+    source, out = small_source(tmp_path / "source"), tmp_path / "out"
+    (source / "train/ant/link.jpg").symlink_to(tmp_path / "gone.jpg")
+    prepare_here(source, out, images_per_shard=13)
+    with open(source / "train/bee/01.jpg", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match="from originals of another size .* have changed"):
+        prepare_here(source, out, images_per_shard=13)
+
+
 def test_an_original_of_another_size_is_a_changed_source(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", train_per_class=2, val_per_class=1)
     prepare_here(source, tmp_path / "out")
