@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import hashlib
 import io
 import os
 import stat
@@ -12,12 +13,23 @@ from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 OPEN_ARCHIVES = 128  # at a time in a process; ImageNet-21k has 21,841, systems allow 1,024
 ITERATED_AT_ONCE = 1 << 16  # names; a list of all their ends would take more than they do
 MAX_FILE_BYTES = 1 << 28  # no photograph is larger; a video among them is not read into memory
+CHUNK_BYTES = 1 << 20  # of such a file at a time, for its checksums
 Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checksums:
+    """What tells a file's bytes from others without keeping them."""
+
+    num_bytes: int
+    crc32: int
+    sha256: str
 
 
 class Names:
@@ -91,14 +103,24 @@ class FilePlaces:
         return FilePlaces(self.root, names)
 
     def read(self, position: int) -> bytes:
-        """The bytes of a file; OSError (EINVAL) where it is a pipe or a device."""
+        """The bytes of a file; OSError: EINVAL of a pipe or a device, EFBIG of a huge one."""
         with open(self.path(position), "rb", buffering=0, opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             if status.st_size > MAX_FILE_BYTES:
-                raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, too large for a photograph")
+                raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, over {MAX_FILE_BYTES:,}")
             return file.readall()
+
+    def checksums(self, position: int) -> Checksums:
+        """Those of a regular file of any size, in little memory."""
+        digest, check, num_bytes = hashlib.sha256(), 0, 0
+        with open(self.path(position), "rb", buffering=0) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+                check = crc32(chunk, check)
+                num_bytes += len(chunk)
+        return Checksums(num_bytes=num_bytes, crc32=check, sha256=digest.hexdigest())
 
     def num_bytes(self) -> int | None:
         """The sum of the files' sizes; None where one cannot be looked at."""

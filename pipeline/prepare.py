@@ -38,7 +38,7 @@ from pipeline.manifest import (
     write_receipt,
 )
 from pipeline.moments import Sums
-from pipeline.originals import FilePlaces, Listing, Source
+from pipeline.originals import Checksums, FilePlaces, Listing, Source
 from pipeline.photographs import decode
 from pipeline.plan import (
     UNREADABLE,
@@ -69,7 +69,6 @@ NUM_CHECKS = 16  # receipts looked at together: an object store answers each in 
 # What is wrong with one file alone; any other OSError (a disk, a network) ends the preparation.
 ONE_FILE_ERRORS = {
     errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENOENT, errno.ENXIO,
-    errno.EFBIG,
 }  # fmt: skip
 
 
@@ -187,6 +186,14 @@ def finish(
     return dataset
 
 
+class _HugeFileError(ImageError):
+    """A file that no photograph fills: only its checksums were taken."""
+
+    def __init__(self, reason: str, checksums: Checksums) -> None:
+        super().__init__(reason)
+        self.checksums = checksums
+
+
 class _Maker:
     """Originals into stored images, with what must be known of them: sums, quarantine, seconds."""
 
@@ -198,7 +205,7 @@ class _Maker:
         self.tally = Tally()
         self.stages: Stages = Counter()
         self._task = task
-        self._num_bytes, self._crc32, self._was_read = 0, 0, False  # of the original in hand
+        self._num_bytes, self._crc32 = 0, 0  # of the original in hand
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
@@ -223,25 +230,24 @@ class _Maker:
     def _make(self, position: int) -> bytes | None:
         image_format = self._task.settings.image_format
         originals = self._task.originals
-        data = b""
-        self._num_bytes, self._crc32, self._was_read = 0, 0, False
+        data: bytes | None = None
+        self._num_bytes, self._crc32 = 0, 0
         try:
             data = _read(originals, position)
-            self._num_bytes, self._crc32, self._was_read = len(data), crc32(data), True
+            self._num_bytes, self._crc32 = len(data), crc32(data)
             self.lap("read")
             pixels = decode(data, ignore_orientation=image_format.ignore_orientation)
         except MemoryError as error:
             name = os.fsdecode(originals.names[position])
             raise OSError(f"out of memory while decoding {name}: use fewer --workers") from error
+        except _HugeFileError as error:
+            found = error.checksums
+            self._num_bytes, self._crc32 = found.num_bytes, found.crc32
+            self._quarantine(position, error, found.sha256)
+            return None
         except ImageError as error:
-            entry = {
-                "source": os.fsdecode(originals.names[position]),
-                "split": self._task.split,
-                "id": int(self._task.ids[position]),
-                "reason": str(error),
-                "sha256": hashlib.sha256(data).hexdigest() if self._was_read else None,
-            }
-            self.quarantined.append(entry)
+            sha256 = None if data is None else hashlib.sha256(data).hexdigest()
+            self._quarantine(position, error, sha256)
             return None
         self.lap("decode")
         self.enlarged += min(pixels.shape[:2]) < SIZE_PX
@@ -255,6 +261,16 @@ class _Maker:
         self.lap("sums")
         return encoded
 
+    def _quarantine(self, position: int, error: ImageError, sha256: str | None) -> None:
+        entry = {
+            "source": os.fsdecode(self._task.originals.names[position]),
+            "split": self._task.split,
+            "id": int(self._task.ids[position]),
+            "reason": str(error),
+            "sha256": sha256,
+        }
+        self.quarantined.append(entry)
+
 
 def _read(originals: Listing, position: int) -> bytes:
     """An original's bytes; ImageError where that one file is at fault, OSError where more is."""
@@ -266,6 +282,9 @@ def _read(originals: Listing, position: int) -> bytes:
                 f"{os.fsdecode(error.filename)} was listed and is gone: the source changed or was "
                 "unmounted; start again when it is whole, finished shards are kept"
             ) from error
+        if error.errno == errno.EFBIG and isinstance(originals.places, FilePlaces):
+            checksums = originals.places.checksums(position)
+            raise _HugeFileError(f"too large: {error.strerror}", checksums) from error
         if error.errno in ONE_FILE_ERRORS:
             what = "broken symbolic link" if error.errno == errno.ENOENT else error.strerror
             raise ImageError(f"{UNREADABLE}: {what}") from error

@@ -1,8 +1,11 @@
 """Names are packed without loss; originals are read from where they lie."""
 
 import errno
+import hashlib
 import os
 import pickle
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +87,16 @@ def test_a_part_carries_only_its_own_names(tmp_path: Path) -> None:
     whole = listing_of(tmp_path, *(b"%099d" % i for i in range(1000)))
     part = whole.take(np.arange(10))
     assert len(pickle.dumps(part)) < len(pickle.dumps(whole)) / 20
+
+
+def test_the_checksums_of_a_file_take_little_memory(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(9_000_001)
+    (tmp_path / "film").write_bytes(data)
+    places = FilePlaces(tmp_path, Names.pack([b"film"]))
+    tracemalloc.start()
+    found = places.checksums(0)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 4_000_000
+    assert (found.num_bytes, found.crc32) == (len(data), zlib.crc32(data))
+    assert found.sha256 == hashlib.sha256(data).hexdigest()

@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.images import ImageFormat, decode_stored, encode, fit
 from pipeline.manifest import DATASET_NAME, QUARANTINE_NAME, open_dataset, read_receipt
 from pipeline.moments import MEAN_NAME, PCA_NAME
-from pipeline.originals import FilePlaces
+from pipeline.originals import MAX_FILE_BYTES, FilePlaces
 from pipeline.photographs import decode
 from pipeline.plan import PlannedShard, Settings, ShardTask, plan
 from pipeline.prepare import Stages, make_shard, prepare
@@ -659,14 +659,22 @@ def test_running_out_of_memory_ends_the_run_and_quarantines_nothing(
         prepare_here(image_folder, tmp_path / "out")
 
 
-def test_a_file_too_large_for_a_photograph_is_quarantined_unread(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "source", train_per_class=2, val_per_class=1)
-    with open(source / "train/cat/film.mp4", "wb") as file:
-        file.truncate(1 << 34)  # sparse: takes no space
-    prepare_here(source, tmp_path / "out")
-    entry = json.loads((tmp_path / "out" / QUARANTINE_NAME).read_text())
+def test_a_file_too_large_for_a_photograph_is_quarantined_with_its_sha256(tmp_path: Path) -> None:
+    source, out = write_source(tmp_path / "source", train_per_class=2), tmp_path / "out"
+    film = source / "train/cat/film.mp4"
+    with open(film, "wb") as file:
+        file.write(b"its first bytes")
+        file.truncate(MAX_FILE_BYTES + 1)  # sparse: takes no space
+    first = prepare_here(source, out)
+    assert first.dataset.split("train").source_bytes > MAX_FILE_BYTES
+    (entry,) = map(json.loads, (out / QUARANTINE_NAME).read_text().splitlines())
     assert entry["source"] == "train/cat/film.mp4"
-    assert entry["reason"].startswith("unreadable: 17,179,869,184 bytes, too large")
+    assert entry["reason"] == "too large: 268,435,457 bytes, over 268,435,456"
+    with open(film, "rb") as file:
+        assert entry["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
+    before = folder_bytes(out)
+    assert prepare_here(source, out).num_made == 0
+    assert folder_bytes(out) == before
 
 
 def test_a_task_that_runs_twice_at_once_makes_the_same_shard(
