@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
-from pipeline.atomic import is_local, sole_writer, write_whole
+from pipeline.atomic import is_local, write_whole
 from pipeline.shards import (
     COMPONENTS,
     Index,
@@ -265,20 +265,17 @@ def _text(value: Any) -> str:
 def remove_dataset(folder: Path) -> int:
     """Removes all that a preparation wrote into `folder`, and nothing else; returns the count.
 
-    OSError where another process is writing there.
+    To be called by the folder's sole writer.
     """
-    if is_local(folder) and not folder.is_dir():
-        return 0
     made = re.compile(
         r"((train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)"
         r"|(train|val|test)\.index\.npy"
         rf"|{DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|{CLAIM_NAME}|pca\.json|mean\.npy)"
         r"(\.([0-9a-f]{16}\.)?tmp)?"  # of a killed writer
     )
-    with sole_writer(folder):
-        paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
-        for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # it goes first
-            path.unlink()
+    paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
+    for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # it goes first
+        path.unlink()
     return len(paths)
 
 

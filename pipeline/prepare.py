@@ -34,6 +34,7 @@ from pipeline.manifest import (
     fingerprint,
     read_receipt,
     receipt_path,
+    remove_dataset,
     write_dataset,
     write_receipt,
 )
@@ -74,16 +75,24 @@ ONE_FILE_ERRORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a preparation did: the data set, how many shards were made now or found finished."""
+    """What a preparation did: the data set, how many shards were made now or found finished.
+
+    num_removed: files of earlier shards that went first, where it was to start over.
+    """
 
     dataset: Dataset
     num_made: int
     num_kept: int
     stages: Stages
+    num_removed: int = 0
 
 
-def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Outcome:
+def prepare(
+    source: Source, out: Path, settings: Settings, engine: Engine, *, fresh: bool = False
+) -> Outcome:
     """Makes every shard that is not finished yet, then index, quarantine and dataset.json.
+
+    fresh: earlier shards are removed first, once nothing refuses the preparation any more.
 
     ValueError where the folder holds shards of other settings or originals, or where no file of a
     split can be prepared; OSError where the disk fails. Either way finished shards stay.
@@ -94,6 +103,7 @@ def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Ou
     with sole_writer(out):
         remove_temporaries(out)
         shards = list(plan(source, out, settings))
+        num_removed = remove_dataset(out) if fresh else 0
         with ThreadPoolExecutor(NUM_CHECKS) as pool:
             finished = list(pool.map(is_finished, shards))
         refuse_strangers(out, shards)
@@ -111,6 +121,7 @@ def prepare(source: Source, out: Path, settings: Settings, engine: Engine) -> Ou
             num_made=len(missing),
             num_kept=len(shards) - len(missing),
             stages=stages,
+            num_removed=num_removed,
         )
 
 

@@ -71,12 +71,18 @@ def _make_on_node(task: ShardTask) -> tuple[Stages, Tally]:
     return stages, sum(parts, Tally())
 
 
-def _start_ray(address: str | None) -> Any:
+def require_ray(address: str | None) -> Any:
+    """The package; ValueError where it is missing, or where nobody listens at the address."""
     try:
         import ray
     except ImportError as error:
         raise ValueError("--engine ray needs Ray: pip install 'fullfeed[ray]'") from error
     _check_address(address)
+    return ray
+
+
+def _start_ray(address: str | None) -> Any:
+    ray = require_ray(address)
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -9,12 +9,12 @@ import click
 
 from pipeline.engines import run_tasks
 from pipeline.images import ImageFormat
-from pipeline.manifest import Dataset, remove_dataset
+from pipeline.manifest import Dataset
 from pipeline.messages import explain
 from pipeline.originals import Source
 from pipeline.plan import PlannedShard, Settings
 from pipeline.prepare import Engine, Stages, prepare
-from pipeline.ray_engine import run_on_ray
+from pipeline.ray_engine import require_ray, run_on_ray
 from pipeline.sources import open_source
 from pipeline.tally import Tally
 from tools.account import print_account
@@ -59,16 +59,17 @@ class Preparation:
             val_fraction=self.val_fraction,
         )
         source = self._open_source()
-        if self.fresh:
-            num_removed = remove_dataset(self.out)
-            click.echo(f"--fresh: removed {num_removed} files of earlier shards from {self.out}")
+        engine = self._engine()
         try:
-            outcome = prepare(source, self.out, settings, self._engine())
+            outcome = prepare(source, self.out, settings, engine, fresh=self.fresh)
         except OSError as error:
             raise OSError(
                 f"{explain(error)}; finished shards are kept: put that right (or give another "
                 f"--out), then start the same command again"
             ) from error
+        if self.fresh:
+            num_removed = outcome.num_removed
+            click.echo(f"--fresh: removed {num_removed} files of earlier shards from {self.out}")
         print_account(outcome, source, seconds=time.monotonic() - start)
         return outcome.dataset
 
@@ -84,6 +85,7 @@ class Preparation:
     def _engine(self) -> Engine:
         if self.engine == "local":
             return local_engine("prepare", self.workers)
+        require_ray(self.ray_address)  # before --fresh removes anything
         return self._run_on_ray
 
     def _run_on_ray(self, shards: list[PlannedShard]) -> Stages:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.atomic import sole_writer
 from pipeline.manifest import (
     DATASET_NAME,
     QUARANTINE_NAME,
@@ -248,11 +247,3 @@ def test_starting_over_removes_shards_and_nothing_that_is_named_much_like_them(
         (shard_copy / name).write_text("mine")
     remove_dataset(shard_copy)
     assert sorted(path.name for path in shard_copy.iterdir()) == sorted(kept)
-
-
-def test_nothing_is_removed_while_another_process_writes(shard_copy: Path) -> None:
-    before = sorted(path.name for path in shard_copy.iterdir())
-    with sole_writer(shard_copy), pytest.raises(OSError, match="another process is writing"):
-        remove_dataset(shard_copy)
-    assert sorted(path.name for path in shard_copy.iterdir()) == before
-    assert remove_dataset(shard_copy / "none") == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.atomic import sole_writer
 from pipeline.manifest import open_dataset
 from pipeline.moments import MEAN_NAME, PCA_NAME
 from tests.conftest import IMAGES_PER_SHARD, folder_bytes, tar_of_tars, write_source
@@ -86,6 +87,26 @@ def test_fresh_removes_earlier_shards_and_spares_the_readme(
     assert (shard_copy / "README.md").read_text() == "the format\n"
     assert open_dataset(shard_copy).settings["jpeg"]["quality"] == 60
     assert not (shard_copy / PCA_NAME).exists()
+
+
+def test_a_refused_fresh_start_costs_no_shard(image_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(image_folder, source)
+    out = tmp_path / "shards"
+    assert run(tmp_path, source, *FEW).exit_code == 0
+    before = folder_bytes(out)
+    nowhere = ["--engine", "ray", "--ray-address", "127.0.0.1:1"]
+    refused = run(tmp_path, source, "--fresh", *nowhere, *FEW)
+    assert_one_error(refused, "Ray")  # is missing, or nobody listens there
+    with sole_writer(out):
+        refused = run(tmp_path, source, "--fresh", *FEW)
+        assert_one_error(refused, "another process is writing")
+    assert folder_bytes(out) == before
+    among = source / "train" / "shards"
+    shutil.copytree(out, among)
+    refused = run(tmp_path, source, "--out", among, "--fresh", *FEW)
+    assert_one_error(refused, "lies among the originals")
+    assert folder_bytes(among) == before
 
 
 def test_run_as_a_file_it_ends_with_the_code_and_message_of_the_command(tmp_path: Path) -> None:
