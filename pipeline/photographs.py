@@ -20,6 +20,7 @@ PILLOW_FORMATS = (
     "JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "TGA", "AVIF", "ICO",
 )  # fmt: skip
 # Bytes a pixel that decoders take beside Pillow's own image, measured.
+FLOAT_BYTES = 0.3  # beside a float image, as measured: its rows on their way to bytes
 CODEC_BYTES = {"WEBP": 12, "AVIF": 10}
 OPENCV_WEBP_BYTES = 7  # where OpenCV decodes one without alpha, all in all
 ORIENTATION_TAG = 0x0112
@@ -196,7 +197,7 @@ def _bytes_of_pillow(image: Image.Image, data: bytes, divisor: int) -> float:
         return (whole + 3) / divisor**2 + _bytes_kept(data)
     if _is_large_webp(image, divisor):
         return OPENCV_WEBP_BYTES
-    beside = CODEC_BYTES.get(str(image.format), 0)
+    beside = FLOAT_BYTES if image.mode == "F" else CODEC_BYTES.get(str(image.format), 0)
     if image.format == "JPEG2000":
         beside = 4 * len(image.getbands()) + 1
     if image.format == "TIFF" and _orientation_of(image) != 1:  # turned by Pillow
