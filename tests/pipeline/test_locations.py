@@ -1,9 +1,11 @@
 """Shards on an object store: the same files as in a folder, found again by the next start."""
 
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from pipeline.atomic import create_once, is_local
 from pipeline.engines import run_tasks
 from pipeline.images import ImageFormat
 from pipeline.locations import location
-from pipeline.manifest import CLAIM_NAME, open_dataset
+from pipeline.manifest import CLAIM_NAME, DATASET_NAME, open_dataset
 from pipeline.moments import read_statistics
 from pipeline.plan import PlannedShard, Settings
 from pipeline.prepare import Engine, Stages, prepare
@@ -165,6 +167,37 @@ def test_a_bucket_that_is_not_there_is_one_clear_error(
     )
     assert done.returncode == 1 and done.stderr.startswith("error: ")
     assert "no-such-bucket" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_whichever_upload_fails_no_receipt_stands_for_a_shard_that_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
+    source = write_source(tmp_path / "source", train_per_class=2, val_per_class=1)
+    prepare_here(source, tmp_path / "here", images_per_shard=3)
+    expected = folder_bytes(tmp_path / "here")
+    store = type(getattr(location("memory://test-uploads"), "fs"))
+    put_file = store.put_file
+    for fails in range(len(expected)):
+        there = location(f"memory://test-uploads/{fails}")
+        numbers = itertools.count()
+
+        def put(fs: Any, *arguments: str) -> None:
+            if next(numbers) == fails:  # noqa: B023  # called in this turn only
+                raise OSError("the network is gone")
+            put_file(fs, *arguments)
+
+        monkeypatch.setattr(store, "put_file", put)
+        with pytest.raises(OSError, match="cannot be written: the network is gone"):
+            prepare_here(source, there, images_per_shard=3)
+        left = {path.name: path.read_bytes() for path in there.iterdir()}
+        assert DATASET_NAME not in left
+        for receipt in (name for name in left if name.endswith(".receipt.json")):
+            stem = receipt.removesuffix("receipt.json")
+            for name in (f"{stem}tar", f"{stem}idx", f"{stem}sums.npz", receipt):
+                assert left.get(name) == expected[name]
+        prepare_here(source, there, images_per_shard=3)
+        assert {path.name: path.read_bytes() for path in there.iterdir()} == expected
 
 
 def test_two_writers_of_a_store_that_make_the_same_do_no_harm(

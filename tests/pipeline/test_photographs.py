@@ -80,6 +80,33 @@ def test_cmyk_red_stays_red(adobe: bool) -> None:
     assert np.abs(decode(data).astype(int) - [255, 0, 0]).max() <= 3
 
 
+JFIF = np.array(  # Y, Cb, Cr of R, G, B: ITU-T T.871
+    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+)
+
+
+def ycck_jpeg(inks: Pixels) -> bytes:
+    """Inks C, M, Y, K, (height, width, 4), inverted and with YCbCr for CMY, as Adobe stores them.
+
+    Of its four components the fourth is 255 - K; the others are YCbCr of 255 minus what is
+    stored for CMY, which is the inks themselves. Pillow inverts what it is given as CMYK.
+    """
+    ycc = inks[:, :, :3] @ JFIF.T + [0, 128, 128]
+    stored = np.dstack([255 - np.clip(np.rint(ycc), 0, 255), inks[:, :, 3]]).astype(np.uint8)
+    data = encoded(Image.fromarray(stored, "CMYK"), quality=98)
+    adobe = data.index(b"Adobe")
+    assert data[adobe + 11] == 0  # the transform of segment APP14: none
+    return data[: adobe + 11] + b"\x02" + data[adobe + 12 :]
+
+
+def test_ycck_keeps_its_colours() -> None:
+    rng = np.random.default_rng(0)
+    inks = rng.integers(0, 256, (5, 7, 4), np.uint8).repeat(8, 0).repeat(8, 1)
+    light = 255 - inks.astype(float)
+    expected = light[:, :, :3] * light[:, :, 3:] / 255
+    assert np.abs(decode(ycck_jpeg(inks)) - expected).max() <= 4
+
+
 PEAK_OF = """
 import re, sys
 import pipeline.prepare
