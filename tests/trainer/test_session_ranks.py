@@ -161,8 +161,8 @@ def test_a_checkpoint_of_any_mode_is_resumed_in_any_other(
     def part(first: str, second: str, *, begin: bool) -> RunConfig:
         mode = first if begin else second
         return config(
-            shard_folder, tmp_path / f"{first}-{second}", weight_report=1,
-            parallel="auto" if mode == "alone" else mode, limit_steps=4 if begin else None,
+            shard_folder, tmp_path / f"{first}-{second}", **OF_FOUR_STEPS,
+            parallel="auto" if mode == "alone" else mode, limit_steps=2 if begin else None,
         )  # fmt: skip
 
     for begin in (True, False):
