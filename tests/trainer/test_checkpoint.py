@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,26 @@ def test_other_classes_are_refused_by_number_and_by_name() -> None:
         require_classes(checkpoint, ("bee", "cat"), "shards")
     with pytest.raises(ValueError, match="class 1 is 'cat' in the checkpoint, 'cow' in shards"):
         require_classes(checkpoint, ("bee", "cow", "dog"), "shards")
+
+
+def test_a_checkpoint_replaced_while_it_is_read_is_one_of_the_two(tmp_path: Path) -> None:
+    """As by a training that goes on: never the header of one and the numbers of the other."""
+    path, done = tmp_path / "last.safetensors", threading.Event()
+    first = trained()
+    other = {name: tensor + 1 for name, tensor in first.model.items()}
+    second = dataclasses.replace(first, model=other)
+    save_checkpoint(path, first)
+
+    def write() -> None:
+        while not done.is_set():
+            for checkpoint in (second, first):
+                save_checkpoint(path, checkpoint)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(50):
+            load_checkpoint(path)
+    finally:
+        done.set()
+        writer.join()
