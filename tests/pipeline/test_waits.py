@@ -41,6 +41,7 @@ def test_there_is_no_device_wait_on_a_cpu() -> None:
     assert clock.waits() == Waits()
 
 
+@pytest.mark.gpu
 def test_a_gpu_s_stream_that_stands_still_is_seen_once_it_has_gone_on() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU here")
