@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from pipeline.terminal import bar_options
+
 LINE_SECONDS = 15.0  # between two plain lines
 
 
@@ -18,7 +20,9 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm  # a worker process imports this module and shows nothing
 
-            self._bar = tqdm(total=total, desc=name, unit=unit, smoothing=0.1, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total, desc=name, unit=unit, smoothing=0.1, **bar_options()
+            )
 
     def __enter__(self) -> Self:
         return self

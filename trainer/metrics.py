@@ -7,11 +7,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.terminal import COLUMNS, bar_options
 from pipeline.waits import Waits
 from trainer.weight_report import WeightChange
 
 LINE_SECONDS = 30.0  # at least, between two lines off a terminal
 BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+NARROW_FORMAT = "{desc} {percentage:.0f}%{postfix}"
+SPARED = ("last ", " images", "data ", " left")  # so that it fits in 80 columns
+BAR_COLUMNS = 6  # the least of a bar that tells something
 
 
 def duration(seconds: float) -> str:
@@ -121,7 +125,7 @@ class Progress:
         self._shown = self._start
         self._bar = tqdm(
             total=num_steps, initial=first_step, desc=title, unit="step", leave=False,
-            dynamic_ncols=True, disable=not terminal, bar_format=BAR_FORMAT,
+            disable=not terminal, bar_format=BAR_FORMAT, **bar_options(),
         )  # fmt: skip
         self.every_steps = max(1, num_steps // (50 if terminal else 4))
 
@@ -143,12 +147,24 @@ class Progress:
         text += f"{images_per_second:,.0f} images/s, data wait {wait_share:.0%}, "
         text += f"{duration(self._seconds_left(step))} left"
         if self._terminal:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.n = step
-            self._bar.refresh()
+            self._draw(step, text)
         else:
             self._shown = time.monotonic()
             print(f"{self._title}, step {step}/{self._num_steps}: {text}", flush=True)
+
+    def _draw(self, step: int, text: str) -> None:
+        """A bar with the text; the text in fewer words, and no bar, where they would not fit."""
+        columns = self._bar.format_dict["ncols"] or COLUMNS - 1
+        whole = f"{self._title} 100%|| {step}/{self._num_steps}, {text}"
+        if len(whole) + BAR_COLUMNS <= columns:
+            self._bar.bar_format = BAR_FORMAT
+        else:
+            self._bar.bar_format = NARROW_FORMAT
+            for word in SPARED:
+                text = text.replace(word, "")
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.n = step
+        self._bar.refresh()
 
     def _seconds_left(self, step: int) -> float:
         """To the end of the run, at this epoch's speed so far and the last one's validation."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.terminals import on_terminal
 from trainer.metrics import Progress, Report, duration
 
 
@@ -90,6 +91,38 @@ def test_on_a_terminal_a_bar_shows_loss_speed_and_waiting(
     assert not captured.out
     assert "loss 1.250, 100 images/s, data wait 50%, 0 s left" in captured.err
     assert "epoch 1/2 100%" in captured.err and "10/10" in captured.err
+
+
+@pytest.mark.parametrize("columns", [0, 80, 140])
+def test_all_that_progress_tells_fits_on_a_terminal_of_80_columns(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a size that nobody said (0) too; with a bar where there is room, else in fewer words."""
+    now = 1000.0
+
+    def draw() -> None:
+        nonlocal now
+        with Progress(
+            title="epoch 12/90", num_steps=10_000, first_step=0, terminal=True, num_later=1,
+            last=report(11),
+        ) as progress:  # fmt: skip
+            now += 3600
+            progress.show(5_400, 1.25, 11_234.0, 0.05)
+
+    monkeypatch.setattr("trainer.metrics.time.monotonic", lambda: now)
+    lines = on_terminal(24 if columns else 0, columns, draw, monkeypatch)
+    told = [line for line in lines if "loss 1.250" in line]
+    if columns == 140:
+        assert told[0].startswith("epoch 12/90  54%|█")
+        assert told[0].endswith(
+            "| 5400/10000, loss 1.250, last errors 50.0%/12.5%, 11,234 images/s, data wait 5%, "
+            "2 h 42 min left"
+        )
+        assert len(told[0]) == 139
+    else:
+        assert told == [
+            "epoch 12/90 54%, loss 1.250, errors 50.0%/12.5%, 11,234/s, wait 5%, 2 h 42 min"
+        ]
 
 
 def test_progress_tells_the_last_errors_and_the_time_to_the_end_of_the_run(

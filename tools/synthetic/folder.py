@@ -12,6 +12,7 @@ import cv2
 from tqdm import tqdm
 
 from pipeline.atomic import write_whole
+from pipeline.terminal import bar_options
 from tools.synthetic.picture import CLASSES, SPLITS, Picture, choose_form
 
 MADE_BY = "demo_images.json"  # Marks a folder as ours and holds the arguments it was made with.
@@ -103,5 +104,8 @@ def _write_picture(folder: Path, seed: int, picture: Picture) -> None:
 
 def _watch(done: Iterable[None], num_pictures: int) -> None:
     """Wait for all, with a progress bar where a person watches."""
-    for _ in tqdm(done, total=num_pictures, desc="draw", unit="image", disable=None):
+    bar = tqdm(
+        done, total=num_pictures, desc="draw", unit="image", disable=None, **bar_options()
+    )
+    for _ in bar:
         pass
