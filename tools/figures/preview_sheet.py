@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from pipeline.draws import centre_draws
 from pipeline.manifest import Dataset
 from pipeline.moments import Statistics
-from tools.figures.canvas import GAP_PX, INK, PAPER, QUIET, shown, tile, type_of
+from tools.figures.canvas import GAP_PX, INK, PAPER, QUIET, legible, shown, tile, type_of
 from tools.figures.colour_cloud import draw_clouds, pick_colours
 from tools.figures.contact_sheet import augmented, contact_sheet, pick_rows
 from tools.figures.lighting_strips import draw_strips, lit_strips, sigma_colours
@@ -25,7 +25,8 @@ def preview_sheet(
     """The sheet of a data set, as wide as its samples need, at least 1002 px."""
     rows = pick_rows(dataset, num_images, seed)
     stored, renderings = augmented(dataset, statistics, rows, num_draws=num_draws, seed=seed)
-    labels = [dataset.classes[label] for label in dataset.index("train")["label"][rows]]
+    classes = dataset.index("train")["label"][rows].tolist()
+    labels = [legible(dataset.classes[one], f"class {one}") for one in classes]
     samples = contact_sheet(stored, renderings, labels)
     width = max(samples.width, 6 * 166 + GAP_PX)
     strips = lit_strips(dataset, statistics, int(rows[0]))

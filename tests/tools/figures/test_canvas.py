@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tools.figures.canvas import INK, PAPER, fitting, label, shown, tile, type_of
+from tools.figures.canvas import INK, PAPER, fitting, label, legible, shown, tile, type_of
 
 
 def test_lit_pixels_are_rounded_and_clamped_to_be_shown() -> None:
@@ -39,3 +39,27 @@ def test_a_name_keeps_as_much_as_there_is_room_for() -> None:
     assert word.startswith("abcdefghij") and word.endswith("…")
     longer = ("abcdefghij" * 9)[: len(word)] + "…"
     assert face.getlength(longer) > 148
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("goldfish, Carassius auratus", "goldfish, Carassius auratus"),
+        ("crème brûlée", "creme brulee"),
+        ("Smørrebrød Łódź Æsir straße", "Smorrebrod Lodz AEsir strasse"),
+        ("creme\u0301", "creme"),
+        ("007 日本スピッツ", "007 …"),
+        ("fox 狐 (red)", "fox … (red)"),
+        ("ﬁsh №5", "fish No5"),
+        ("狐", "class 7"),
+        ("كلب", "class 7"),
+        ("🦊!", "class 7"),
+    ],
+)
+def test_a_name_is_drawn_in_letters_that_the_face_has(name: str, drawn: str) -> None:
+    """No character comes out as the box that stands for one without a picture."""
+    word = legible(name, "class 7")
+    assert word == drawn
+    box = bytes(type_of(12).getmask("\U0010ffff"))
+    assert bytes(type_of(12).getmask("狐")) == box
+    assert all(bytes(type_of(12).getmask(one)) != box for one in word)
