@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the tables of README from the measurements in results/.
+"""Makes the tables of README and other pages from the measurements in results/.
 
     tools/tables.py            writes them; make tables does the same
     tools/tables.py --check    exit code 1 where a page differs from its files
@@ -15,14 +15,14 @@ from pipeline.messages import clear_errors
 from tools.measure.tables import fill_tables
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "shards/README.md")
+PAGES = ("README.md", "shards/README.md", "docs/training.md")
 
 
 @click.command()
 @click.option("--check", is_flag=True, help="Write nothing; fail where a page would change.")
 @clear_errors
 def main(check: bool) -> None:
-    """Make the tables of README and shards/README.md from the JSON files they name."""
+    """Make the tables of README and of the pages beside it from the JSON files they name."""
     stale = []
     for name in PAGES:
         path = ROOT / name

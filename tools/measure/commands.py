@@ -61,6 +61,13 @@ def prepare(json_path: Path | None, plot_path: Path | None, **options: Any) -> N
 
 @click.command()
 @shards_option
+@click.option(
+    "--preset", "presets", multiple=True, default=["modern"], metavar="'NAME [FIELD=VALUE ...]'",
+    help="Of this project, with fields to change, as in 'paper lighting=std'; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--torchvision/--no-torchvision", default=True, help="torchvision's AlexNet beside them."
+)
 @click.option("--minutes", default=2.0, help="Of training, of each run.")
 @click.option("--epochs", type=int, help="Of each run, in place of --minutes.")
 @click.option("--seeds", default=3, help="Runs of each recipe.")
@@ -69,7 +76,7 @@ def prepare(json_path: Path | None, plot_path: Path | None, **options: Any) -> N
 @publishing_options
 @clear_errors
 def recipe(json_path: Path | None, plot_path: Path | None, **options: Any) -> None:
-    """Errors of `modern` and of torchvision's AlexNet after equal minutes or epochs.
+    """Errors of presets and of torchvision's AlexNet after equal minutes or epochs.
 
     torchvision's at its published learning rate, and at the best of four that are tried.
     """

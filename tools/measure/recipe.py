@@ -1,6 +1,6 @@
-"""Real learning: two recipes on the same images and width, the errors of several seeds.
+"""Real learning: recipes on the same images and width, the errors of several seeds.
 
-Either recipe gets the same number of epochs, or the same minutes of training. Minutes are turned
+Each recipe gets the same number of epochs, or the same minutes of training. Minutes are turned
 into epochs beforehand: each recipe trains for a few epochs, by turns, and the median of their
 times says how many fit. So every run is an ordinary one, its schedule (cosine or steps) goes from
 start to end, and it can be repeated with that number of epochs. What it took in the end is
@@ -9,7 +9,7 @@ reported beside the budget.
 torchvision's rate is that of ImageNet and of weeks of training. So that a rate that does not suit
 a small set is not taken for a weak recipe, it is also searched for, in torchvision's favour: of
 PEER_RATES, tried with the first seed, the one with the least error on the very images that count
-in the end is given all seeds too. `modern` is taken as it is.
+in the end is given all seeds too. Our presets are taken as they are asked for.
 """
 
 import math
@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import torch
 
 from pipeline.manifest import open_dataset
 from tools.measure.machine import describe_machine
@@ -38,6 +40,7 @@ class RecipeContest:
     """What to compare: on these shards, seeds 0, 1, …
 
     Of each run either the minutes of training or, where it is given, the number of epochs.
+    presets: each as a variant of OurRecipe; torchvision: whether its recipe is compared with them.
     """
 
     shards: Path
@@ -45,6 +48,8 @@ class RecipeContest:
     seeds: int
     width: float
     epochs: int | None = None
+    presets: tuple[str, ...] = ("modern",)
+    torchvision: bool = True
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -57,6 +62,15 @@ class RecipeContest:
             )
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
+        if len({recipe.name for recipe in self.ours()}) < len(self.presets):
+            raise ValueError(f"presets must differ from each other, not {self.presets}")
+
+    def ours(self) -> list[OurRecipe]:
+        """A recipe for each preset."""
+        return [
+            OurRecipe(shards=self.shards, width=self.width, device=self.device, variant=variant)
+            for variant in self.presets
+        ]
 
 
 def run_recipe_contest(
@@ -68,14 +82,16 @@ def run_recipe_contest(
     """
     dataset = open_dataset(contest.shards)
     device = find_device(contest.device)
-    ours = OurRecipe(shards=contest.shards, width=contest.width, device=contest.device)
-    peer = TorchvisionRecipe(contest.shards, contest.width, device)
+    ours, peers = contest.ours(), []
+    if contest.torchvision:
+        peer = TorchvisionRecipe(contest.shards, contest.width, device)
+        peers = [peer.with_rate(rate) for rate in PEER_RATES]
+    measured: list[Recipe] = [*ours, *peers[:1]]  # a rate changes no epoch's time
     if contest.epochs is None:
-        epochs = calibrate([ours, peer], 60 * contest.minutes, report)
+        epochs = calibrate(measured, 60 * contest.minutes, report)
     else:
-        epochs = {recipe.name: contest.epochs for recipe in (ours, peer)}
-    peers = [peer.with_rate(rate) for rate in PEER_RATES]
-    epochs |= {other.name: epochs[peer.name] for other in peers}
+        epochs = {recipe.name: contest.epochs for recipe in measured}
+    epochs |= {peer.name: epochs[peers[0].name] for peer in peers}
     runs = search_and_compare(ours, peers, epochs, contest.seeds, report)
     return {
         "results": [
@@ -84,8 +100,7 @@ def run_recipe_contest(
             if len(found) == contest.seeds
         ],
         "rates": [
-            {"rate": rate, "top1_error": runs[other.name][0].top1_error}
-            for rate, other in zip(PEER_RATES, peers, strict=True)
+            {"rate": peer.rate, "top1_error": runs[peer.name][0].top1_error} for peer in peers
         ],
         "machine": describe_machine(Path(__file__).parent),
         "settings": {
@@ -94,6 +109,7 @@ def run_recipe_contest(
             "repeats": contest.seeds,
             "width": contest.width,
             "device": device.type,
+            "threads": torch.get_num_threads(),
             "classes": len(dataset.classes),
             "train_images": dataset.num_samples("train"),
             "val_images": dataset.num_samples("val"),
@@ -103,15 +119,21 @@ def run_recipe_contest(
 
 
 def search_and_compare(
-    ours: Recipe, peers: Sequence[Recipe], epochs: Mapping[str, int], seeds: int, report: Report
+    ours: Sequence[Recipe],
+    peers: Sequence[Recipe],
+    epochs: Mapping[str, int],
+    seeds: int,
+    report: Report,
 ) -> dict[str, list[Run]]:
     """The runs by recipe: all with seed 0; with the other seeds ours, the first peer, the best.
 
-    Best: of the least top-1 error with seed 0, the first of equal ones.
+    Best: of the peers, if any, the one of the least top-1 error with seed 0, the first of equals.
     """
-    runs = take_turns([ours, *peers], epochs, range(1), report)
-    best = min(peers, key=lambda peer: runs[peer.name][0].top1_error)
-    kept = [ours, peers[0]] + ([best] if best is not peers[0] else [])
+    runs = take_turns([*ours, *peers], epochs, range(1), report)
+    kept = [*ours, *peers[:1]]
+    best = min(peers, key=lambda peer: runs[peer.name][0].top1_error, default=None)
+    if best is not None and best is not peers[0]:
+        kept.append(best)
     for name, more in take_turns(kept, epochs, range(1, seeds), report).items():
         runs[name] += more
     return runs
@@ -180,5 +202,7 @@ def recipe_table(report: Mapping[str, Any]) -> str:
         shown = "".join(f"{error:>9.1%}" for error in errors)
         seconds = result["train_seconds"]["median"]
         lines.append(f"{result['name']:<32}{shown}{result['epochs']:>9}{seconds:>9.0f}")
+    if not report["rates"]:
+        return "\n".join(lines)
     tried = ", ".join(f"{one['rate']:g}: {one['top1_error']:.1%}" for one in report["rates"])
     return "\n".join([*lines, f"torchvision's rates tried with seed 0: {tried}"])

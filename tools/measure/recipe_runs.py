@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from trainer.config import RunConfig
+from trainer.config import RunConfig, asked_preset
 from trainer.session import Session
 
 
@@ -40,20 +40,36 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class OurRecipe:
-    """A preset of this project, as `trainer/run.py` trains it."""
+    """A preset of this project, as `trainer/run.py` trains it.
+
+    variant: its name, and after it what is set of it, as in "paper lighting=std". ValueError for
+    a preset or a field that there is not.
+    """
 
     shards: Path
     width: float
     device: str
-    name: str = "modern"
+    variant: str = "modern"
+
+    def __post_init__(self) -> None:
+        asked_preset(self._config(num_epochs=1, seed=0, out=Path()))
+
+    @property
+    def name(self) -> str:
+        """See Recipe."""
+        return ", ".join(self.variant.split())
+
+    def _config(self, num_epochs: int, seed: int, out: Path) -> RunConfig:
+        preset, *settings = self.variant.split() or [""]
+        return RunConfig(
+            shards=self.shards, preset=preset, settings=tuple(settings), epochs=num_epochs,
+            width=self.width, device=self.device, seed=seed, out=out,
+        )  # fmt: skip
 
     def run(self, num_epochs: int, seed: int) -> Run:
         """Trains in a run folder that is thrown away; its lines per epoch are not shown."""
         with tempfile.TemporaryDirectory(prefix="fullfeed-recipe-") as folder:
-            config = RunConfig(
-                shards=self.shards, preset=self.name, epochs=num_epochs, width=self.width,
-                device=self.device, seed=seed, out=Path(folder),
-            )  # fmt: skip
+            config = self._config(num_epochs, seed, Path(folder))
             with redirect_stdout(io.StringIO()), Session(config) as session:
                 if not session.run():
                     raise KeyboardInterrupt

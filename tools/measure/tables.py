@@ -86,6 +86,13 @@ def errors(report: Report) -> str:
     )
 
 
+def rates(report: Report) -> str:
+    """Top-1 errors of torchvision's recipe with seed 0 at each learning rate that was tried."""
+    tried = report["rates"]
+    head = ["torchvision AlexNet, seed 0, rate", *(f"{one['rate']:g}" for one in tried)]
+    return _markdown(head, [["top-1 error", *(f"{one['top1_error']:.1%}" for one in tried)]])
+
+
 def fed(report: Report) -> str:
     """Fed ratios, of each process where there are several, and in all; where the time went."""
     ranks = report["ranks"] if len(report["ranks"]) > 1 else []
@@ -115,6 +122,7 @@ KINDS: dict[str, Callable[[Report], str]] = {
     "ratios": ratios,
     "stages": stages,
     "errors": errors,
+    "rates": rates,
     "fed": fed,
     "machine": machine,
 }

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import tools.benchmark
+from tools.measure import recipe_runs
 from tools.measure.recipe import (
     PEER_RATES,
     RecipeContest,
@@ -18,6 +19,10 @@ from tools.measure.recipe import (
     take_turns,
 )
 from tools.measure.recipe_runs import OurRecipe, Run
+from trainer.config import RunConfig, asked_preset
+from trainer.override import override
+from trainer.presets import PAPER
+from trainer.session import Session
 
 
 class MadeRecipe:
@@ -69,12 +74,20 @@ def test_the_published_peer_and_the_best_with_the_first_seed_get_all_seeds(
         for name, error in zip(("published", "a", "b", "c"), errors, strict=True)
     ]
     epochs = dict.fromkeys(("ours", "published", "a", "b", "c"), 4)
-    runs = search_and_compare(MadeRecipe("ours", 1.0, log), peers, epochs, 3, lambda _: None)
+    runs = search_and_compare([MadeRecipe("ours", 1.0, log)], peers, epochs, 3, lambda _: None)
     assert [name for name, _, seed in log if seed == 0] == ["ours", "published", "a", "b", "c"]
     for later in (1, 2):
         assert [name for name, _, seed in log if seed == later] == kept
     for name, found in runs.items():
         assert len(found) == (3 if name in kept else 1)
+
+
+def test_several_presets_without_peers_get_all_seeds_by_turns() -> None:
+    log: list[tuple[str, int, int]] = []
+    ours = [MadeRecipe("a", 1.0, log, 0.9), MadeRecipe("b", 1.0, log, 0.1)]
+    runs = search_and_compare(ours, [], {"a": 2, "b": 3}, 3, lambda _: None)
+    assert log == [(name, n, seed) for seed in range(3) for name, n in (("a", 2), ("b", 3))]
+    assert {name: len(found) for name, found in runs.items()} == {"a": 3, "b": 3}
 
 
 def test_a_result_is_median_and_range_over_the_seeds() -> None:
@@ -98,7 +111,28 @@ def test_our_recipe_is_an_ordinary_run(shard_folder: Path) -> None:
     assert other.seconds > 0
 
 
-@pytest.mark.parametrize("epochs", [None, 1])
+def test_a_variant_is_a_preset_with_what_is_set_of_it(
+    shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RunConfig] = []
+
+    class Asked(Session):
+        def __init__(self, config: RunConfig) -> None:
+            asked.append(config)
+            super().__init__(config)
+
+    monkeypatch.setattr(recipe_runs, "Session", Asked)
+    recipe = OurRecipe(
+        shards=shard_folder, width=1 / 32, device="cpu", variant="paper  lighting=std columns=1"
+    )
+    recipe.run(1, 7)
+    (config,) = asked
+    assert recipe.name == "paper, lighting=std, columns=1"
+    assert asked_preset(config) == override(PAPER, {"lighting": "std", "columns": 1})
+    assert (config.epochs, config.seed, config.width) == (1, 7, 1 / 32)
+
+
+@pytest.mark.parametrize("epochs", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_the_report_of_three_seeds(epochs: int | None, shard_folder: Path) -> None:
     contest = RecipeContest(
         shards=shard_folder, minutes=1e-6, seeds=3, width=1 / 32, device="cpu", epochs=epochs
@@ -124,9 +158,34 @@ def test_the_report_of_three_seeds(epochs: int | None, shard_folder: Path) -> No
     assert f"0.01: {tried[0.01]:.1%}, 0.02: " in last
 
 
+def test_the_command_compares_the_presets_it_is_told_without_torchvision(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = MadeRecipe("made", 1.0, [], 0.25)
+    monkeypatch.setattr(OurRecipe, "run", lambda self, epochs, seed: made.run(epochs, seed))
+    path = tmp_path / "report.json"
+    options = ["--no-torchvision", "--epochs", "1", "--device", "cpu"]
+    presets = ["--preset", "kriz2012", "--preset", "kriz2012 momentum=0.5"]
+    command = ["recipe", "--shards", str(shard_folder), *options, *presets, "--json", str(path)]
+    done = CliRunner().invoke(tools.benchmark.main, command)
+    assert done.exit_code == 0, done.output
+    report = json.loads(path.read_bytes())
+    names = [result["name"] for result in report["results"]]
+    assert names == ["kriz2012", "kriz2012, momentum=0.5"] and report["rates"] == []
+    header, *rows = recipe_table(report).splitlines()
+    assert [row.split()[0].rstrip(",") for row in rows] == ["kriz2012"] * 2
+    assert recipe_table(report) in done.output
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--preset", ""], "--preset '' is unknown; expected one of: modern, paper, kriz2012"),
+        (["--preset", "papre"], "--preset 'papre' is unknown"),
+        (["--preset", "paper lightning=std"], "did you mean 'lighting'?"),
+        (["--preset", "paper momentum=2"], "training.momentum is 2.0, must be"),
+        (["--preset", "paper", "--preset", " paper"], "presets must differ from each other"),
+        (["--width", "0"], "--width is 0.0, must be"),
         (["--minutes", "0"], "minutes must be a number more than 0"),
         (["--minutes", "nan"], "minutes must be a number more than 0"),
         (["--minutes", "inf"], "minutes must be a number more than 0"),
