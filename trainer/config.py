@@ -184,6 +184,8 @@ def stretch(preset: Preset, epochs: int) -> Preset:
         training=dataclasses.replace(
             training,
             epochs=epochs,
+            # never shorter: a network may be at chance for some epochs before it learns at all
+            patience_epochs=max(training.patience_epochs, moved(training.patience_epochs)),
             drop_epochs=tuple(moved(epoch) for epoch in training.drop_epochs),
             layer_rates=tuple(rates),
         ),

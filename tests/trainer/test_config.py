@@ -14,7 +14,8 @@ from trainer.config import (
     resolve_preset,
 )
 from trainer.override import override
-from trainer.presets import KRIZ2012, MODERN
+from trainer.presets import KRIZ2012, MODERN, PAPER
+from trainer.schedule import build_schedule
 
 
 def config(**options: Any) -> RunConfig:
@@ -63,6 +64,26 @@ def test_epochs_moves_what_happens_at_an_epoch_in_proportion() -> None:
         "lighting_off_epoch": 23,  # 22.7
         "layer_rates": [[23, "conv1", 0.1], [24, "conv1", 0.0]],  # 22.7, 24
     })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("epochs", "patience"), [(1, 5), (10, 5), (90, 5), (91, 6), (108, 6), (180, 10)]
+)
+def test_a_longer_run_waits_longer_for_a_better_error_and_a_shorter_one_as_long(
+    epochs: int, patience: int
+) -> None:
+    """`paper` waits for 5 of its 90 epochs."""
+    preset = resolve_preset(config(preset="paper", epochs=epochs, batch_size=128), 10**6)
+    assert preset == override(PAPER, {"epochs": epochs, "patience_epochs": patience})
+
+
+def test_a_network_at_chance_at_first_is_given_the_time_to_begin() -> None:
+    """Errors of `paper`, lighting=std, on 480 images, 24 epochs: no drop before it learns."""
+    preset = resolve_preset(config(preset="paper", epochs=24, batch_size=32), 480)
+    schedule = build_schedule(preset, steps_per_epoch=15)
+    for error in (0.9, 0.9, 0.9, 0.881, 0.9, 0.812, 0.825, 0.731, 0.712, 0.681):
+        schedule.observe(error)
+        assert schedule.rate(0) == 0.0025
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 93, 186])
