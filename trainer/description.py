@@ -1,6 +1,5 @@
 """What makes a run what it is, in its folder as config.json, and what two of them differ in."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,15 @@ from trainer.preset import Preset
 CONFIG_NAME = "config.json"
 
 
-def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, Any]:
+def describe(
+    config: RunConfig, preset: Preset, dataset: Dataset, origin_sha256: str | None = None
+) -> dict[str, Any]:
     """All that makes a run what it is, JSON-able: two runs of the same description are the same.
 
     Not the device, the backend, the place of the shards or where they are staged, nor on how many
     processes and how they share the work: a run may move.
-    The micro-batch only where batch norm sees it.
+    The micro-batch only where batch norm sees it. origin_sha256: of the checkpoint that it began
+    with, if any.
     """
     description = {
         "preset": preset.to_dict(),
@@ -35,18 +37,10 @@ def describe(config: RunConfig, preset: Preset, dataset: Dataset) -> dict[str, A
         "classes": list(dataset.classes),
         "fingerprints": {split: dataset.fingerprint(split) for split in ("train", "val")},
     }
-    if config.init_from is not None:
-        digest = _sha256(config.init_from)
-        description["init_from"] = {"sha256": digest, "replace_head": config.replace_head}
+    if origin_sha256 is not None:
+        replaced = config.replace_head
+        description["init_from"] = {"sha256": origin_sha256, "replace_head": replaced}
     return description
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"--init-from {path} cannot be read: {error.strerror}") from error
 
 
 def claim_folder(folder: Path, description: dict[str, Any]) -> None:

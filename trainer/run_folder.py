@@ -18,6 +18,7 @@ from trainer.folder_lock import FolderLock
 from trainer.loop import Feed
 from trainer.metrics import Report
 from trainer.model import AlexNet
+from trainer.origin import NOTE_NAME, note_origin
 from trainer.pictures import (
     KERNEL_SCALE,
     KERNELS_PER_ROW,
@@ -53,10 +54,13 @@ class RunFolder:
     def _is_first(self) -> bool:
         return self._ranks.rank == 0
 
-    def claim(self, description: dict[str, Any], shards: Path) -> None:
+    def claim(
+        self, description: dict[str, Any], shards: Path, init_from: Path | None = None
+    ) -> None:
         """Makes the folder this run's own, or ValueError: see claim_folder and FolderLock.
 
-        Removes what killed runs were writing, and notes where the shards lie.
+        Removes what killed runs were writing, and notes where the shards lie, and the checkpoint
+        that it begins with, if any.
         """
         if self._is_first:
             claim_folder(self.path, description)
@@ -65,6 +69,10 @@ class RunFolder:
         text = json.dumps({"folder": str(shards.absolute() if is_local(shards) else shards)})
         path = self.path / SHARDS_NAME
         self._write(str(path), partial(write_whole, path, text.encode() + b"\n"))
+        if init_from is not None:
+            digest = description["init_from"]["sha256"]
+            note = partial(note_origin, self.path, init_from, digest)
+            self._write(str(self.path / NOTE_NAME), note)
 
     def say(self, *lines: str) -> None:
         """Prints."""

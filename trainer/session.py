@@ -17,6 +17,7 @@ from trainer.evaluate import Errors, evaluate
 from trainer.guard import LossNotFinite
 from trainer.interrupt import stop_request
 from trainer.metrics import Progress, Report, Totals
+from trainer.origin import origin_digest
 from trainer.overfit import OverfitFeed
 from trainer.parts import plan_parts
 from trainer.retrace import Retrace
@@ -39,7 +40,8 @@ class Session:
         require_same(options_of(config), self.world.ranks, self.device)
         self.parts = parts = plan_parts(config, self.world)
         self.preset, self.layout = parts.preset, parts.layout
-        self.description = describe(config, self.preset, parts.dataset)
+        digest = origin_digest(config)
+        self.description = describe(config, self.preset, parts.dataset, digest)
         require_same(self.description, self.layout.ranks, self.device)
         self.folder = config.folder
         self.records = RunFolder(
@@ -51,7 +53,7 @@ class Session:
         self.ceiling: float | None = None  # images per second of the step alone
         self.last_report: Report | None = None  # of this process
         self.model = parts.model()
-        self.records.claim(self.description, config.shards)
+        self.records.claim(self.description, config.shards, config.init_from)
         self.writer = CheckpointWriter(
             self.folder, self.layout.ranks, self.device, config.save_every_minutes
         )

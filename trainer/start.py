@@ -18,6 +18,7 @@ from trainer.checkpoint import (
 from trainer.config import RunConfig
 from trainer.architecture import scaled
 from trainer.model import AlexNet
+from trainer.origin import needs_origin
 from trainer.parallel import ALONE, Layout, build_layout, choose_mode
 from trainer.preset import Preset
 from trainer.summary import layer_sizes
@@ -37,8 +38,9 @@ def build_model(
 ) -> AlexNet:
     """The network with the initial weights of the seed and the normalisation of the shards.
 
-    With --init-from both come from that checkpoint. layout: this rank holds its part. ValueError
-    where the network is larger than the memory of this machine.
+    With --init-from both come from that checkpoint, unless the run goes on from one of its own.
+    layout: this rank holds its part. ValueError where the network is larger than the memory of
+    this machine.
     """
     require_memory(preset, len(classes), config.width, psutil.virtual_memory().total)
     model = AlexNet(preset, len(classes), config.width, layout)
@@ -46,7 +48,7 @@ def build_model(
     channel = preset.augmentation.mean == "channel"
     mean = statistics.mean if channel else statistics.mean_image
     model.normalise.fill(_tensor(mean), _tensor(statistics.std))
-    if config.init_from is not None:
+    if config.init_from is not None and needs_origin(config):
         load_pretrained(model, config.init_from, classes, replace_head=config.replace_head)
     return model
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from trainer.description import claim_folder, differences
+from pipeline.manifest import open_dataset
+from trainer.config import RunConfig
+from trainer.description import claim_folder, describe, differences
+from trainer.presets import PAPER
 
 DESCRIPTION: dict[str, Any] = {
     "preset": {"name": "modern", "epochs": 90},
@@ -26,6 +29,16 @@ def test_a_folder_is_taken_up_by_the_same_configuration_only(tmp_path: Path) -> 
         claim_folder(folder, other)
     assert "preset.epochs is 90, asked for 30; width is 1.0, asked for 0.25" in str(error.value)
     assert (folder / "config.json").read_bytes() == before
+
+
+def test_the_checkpoint_it_began_with_is_part_of_what_a_run_is(shard_folder: Path) -> None:
+    dataset = open_dataset(shard_folder)
+    config = RunConfig(shards=shard_folder, init_from=Path("a"), replace_head=True)
+    first = describe(config, PAPER, dataset, "11")
+    assert first["init_from"] == {"sha256": "11", "replace_head": True}
+    changed = differences(first, describe(config, PAPER, dataset, "22"))
+    assert changed == ["init_from.sha256 is '11', asked for '22'"]
+    assert "init_from" not in describe(RunConfig(shards=shard_folder), PAPER, dataset)
 
 
 def test_differences_name_fields_on_either_side() -> None:

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.manifest import open_dataset
 from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.config import RunConfig
-from trainer.description import describe, differences
 from trainer.model import AlexNet
 from trainer.optimizer import learning_rates
 from trainer.override import override
@@ -189,21 +187,6 @@ def test_pre_training_then_fine_tuning(shard_folder: Path, tmp_path: Path) -> No
             assert torch.equal(value, before[name]), name  # the average starts where the run does
     damaged = tmp_path / "first" / "best.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:999])
-    other = dataclasses.replace(tuning, init_from=damaged)
+    other = dataclasses.replace(tuning, init_from=damaged, out=tmp_path / "other")
     with pytest.raises(ValueError, match="best.safetensors is no whole safetensors file"):
         Session(other)
-
-
-def test_a_run_that_started_from_other_weights_is_another_run(
-    path: Path, shard_folder: Path, tmp_path: Path
-) -> None:
-    dataset = open_dataset(shard_folder)
-    config = RunConfig(shards=shard_folder, init_from=path)
-    first = describe(config, STAR, dataset)
-    path.write_bytes(path.read_bytes() + b" ")
-    changed = differences(first, describe(config, STAR, dataset))
-    assert len(changed) == 1 and changed[0].startswith("init_from.sha256 is '")
-    drawn = describe(dataclasses.replace(config, init_from=None), STAR, dataset)
-    assert "init_from" not in drawn
-    with pytest.raises(ValueError, match="--init-from .*none cannot be read: No such file"):
-        describe(dataclasses.replace(config, init_from=tmp_path / "none"), STAR, dataset)
