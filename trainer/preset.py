@@ -18,7 +18,7 @@ Lighting = Literal["variance", "std", "off"]
 Schedule = Literal["plateau", "steps", "cosine"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
-REMOVABLE = ("conv2", "conv3", "conv4", "conv5")
+REMOVABLE = ("conv2", "conv3", "conv4", "conv5")  # not conv1: see docs/training.md
 LAYERS = ("conv1", *REMOVABLE, "conv6", "fc6", "fc7", "fc8")
 MAX_EPOCHS = 10_000
 MAX_DECADES = 20  # over which drops may divide the learning rate
@@ -68,7 +68,10 @@ class Network:
             _require(self, field, len(sizes) == length and even, expected)
         even = 0 <= self.conv6 <= MAX_KERNELS and self.conv6 % 2 == 0
         _require(self, "conv6", even, f"even, 0 to {MAX_KERNELS:,}")
-        expected = f"among {', '.join(REMOVABLE)}: two columns cannot share three colours out"
+        expected = (
+            f"among {', '.join(REMOVABLE)}; conv1 takes 224 pixels to 55 and colours to columns, "
+            f"and the others do not make up for it"
+        )
         _require(self, "removed", set(self.removed) <= set(REMOVABLE), expected)
         _require(self, "pool_px", self.pool_px in (2, 3), "2 or 3")
         _require(self, "response_size", self.response_size % 2 == 1, "odd")
