@@ -11,7 +11,7 @@ import click
 
 from pipeline.atomic import write_whole
 from pipeline.messages import clear_errors
-from tools.interchange import INPUT, SAFETENSORS_INPUT, to_onnx, to_safetensors
+from tools.interchange import INPUT, SAFETENSORS_INPUT, TOLERANCE, to_onnx, to_safetensors
 from trainer.checkpoint import load_checkpoint
 
 
@@ -26,8 +26,8 @@ def main(checkpoint: Path, out: Path) -> None:
     """Write the network of CHECKPOINT to a file that needs nothing of this project.
 
     ONNX takes pixels as bytes, normalises them itself and was compared with this network by
-    onnxruntime before it is written. The safetensors file holds weights and normalisation; its
-    metadata says what they are.
+    onnxruntime before it is written: they may differ by 1e-4 of the largest logit. The safetensors
+    file holds weights and normalisation; its metadata says what they are.
     """
     if out.suffix not in (".onnx", ".safetensors"):
         raise click.UsageError(f"--out is {out}, must end with .onnx or .safetensors")
@@ -38,7 +38,10 @@ def main(checkpoint: Path, out: Path) -> None:
         data, difference = to_onnx(found)
         write_whole(out, data)
         click.echo(f"wrote {out}, {len(data) / 1e6:,.1f} MB; images: {INPUT}")
-        click.echo(f"logits of onnxruntime are within {difference:.1g} of this network's")
+        click.echo(
+            f"logits of onnxruntime differ from this network's by at most {difference:.1g} of the "
+            f"largest logit, or of 1 where that is more; tolerated are {TOLERANCE:g}"
+        )
     else:
         data = to_safetensors(found)
         write_whole(out, data)

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load
 
@@ -22,6 +24,10 @@ from tools.interchange import (
     to_safetensors,
 )
 from trainer.checkpoint import Checkpoint, load_checkpoint, restore_model
+from trainer.model import AlexNet
+from trainer.override import override
+from trainer.preset import Preset
+from trainer.presets import KRIZ2012, MODERN, PAPER
 
 CPU = torch.device("cpu")
 
@@ -51,6 +57,20 @@ def real_images(shard_folder: Path) -> torch.Tensor:
     with Loader(config) as loader:
         (batch,) = loader
     return batch.images.to(torch.uint8).contiguous()
+
+
+def drawn(preset: Preset) -> Checkpoint:
+    """The checkpoint of a network at its first step, and of a mean that is not flat."""
+    model = AlexNet(preset, 3, 1 / 16)
+    model.initialise(0)
+    mean = random_images(1)[0].permute(1, 2, 0).float()
+    if preset.augmentation.mean != "channel":
+        model.normalise.fill(F.pad(mean, (0, 0, 16, 16, 16, 16), value=128.0), torch.ones(3))
+    config = {"preset": preset.to_dict(), "width": 1 / 16, "classes": ["ant", "bee", "cat"]}
+    return Checkpoint(
+        model=model.state_dict(), momentum={}, config=config, progress={}, schedule={}, loader={},
+        made_by={},
+    )  # fmt: skip
 
 
 @torch.inference_mode()
@@ -96,6 +116,57 @@ def test_a_wrong_network_would_be_noticed(checkpoint: Checkpoint, onnx_file: byt
     other.model.fc8.weight.data[0, 0] += 1.0
     other.model.fc8.bias.data[0] += 0.01
     assert onnx_difference(onnx_file, other, random_images(2)) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        (PAPER, {"conv6": 256, "activation": "tanh", "norm": "none"}),
+        (PAPER, {"columns": 1, "removed": ["conv4"]}),
+        (PAPER, {"exchange": False, "pool_px": 2}),
+        (KRIZ2012, {"removed": ["conv2"], "dropout": False, "conv6": 256}),
+        (MODERN, {"norm": "response", "exchange": False, "layer1_order": "conv-norm-pool-relu"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else str(value.name),
+)
+def test_every_variant_is_in_onnxruntime_what_it_is_here(
+    preset: Preset, changes: dict[str, Any], real_images: torch.Tensor
+) -> None:
+    checkpoint = drawn(override(preset, {"init": "kaiming", **changes}))
+    data, difference = to_onnx(checkpoint)
+    assert difference <= 1e-4
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": real_images.numpy()})
+    expected = our_logits(checkpoint, real_images).numpy()
+    tolerated = 1e-4 * max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerated)
+    assert np.ptp(expected, axis=0).max() > 100 * tolerated  # images are told apart
+
+
+def test_a_difference_is_in_units_of_the_largest_logit_or_of_1(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session:
+        """Stands for onnxruntime's; its logits are all 0.003 too large."""
+
+        def __init__(self, data: bytes, providers: list[str]) -> None:
+            self.network = network
+
+        @torch.inference_mode()
+        def run(self, outputs: list[str], inputs: dict[str, Any]) -> list[Any]:
+            return [(self.network(torch.from_numpy(inputs["images"])) + 0.003).numpy()]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    network = Standalone(restore_model(checkpoint, CPU))
+    images = random_images(2)
+    with torch.inference_mode():
+        largest = network(images).abs().max().item()
+    for wanted, difference in ((0.5, 0.003), (30.0, 0.0001)):
+        network.model.fc8.weight.data *= wanted / largest
+        network.model.fc8.bias.data *= wanted / largest
+        largest = wanted
+        assert onnx_difference(b"", network, images) == pytest.approx(difference, rel=1e-2)
 
 
 def test_the_plain_form_is_the_network(checkpoint: Checkpoint, real_images: torch.Tensor) -> None:
