@@ -76,12 +76,16 @@ def _is_of(error: OSError, temporary: Path) -> bool:
 
 
 def put_whole(source: Path, path: Path) -> None:
-    """Moves a local file to `path`, on the same file system or on an object store, at once."""
-    if is_local(path):
+    """Brings a file to `path` at once: moved on one file system, copied to or on a store."""
+    store = getattr(path, "fs", None)
+    if store is None:
         os.replace(source, path)
         return
     try:
-        getattr(path, "fs").put_file(str(source), getattr(path, "path"))
+        if is_local(source):
+            store.put_file(str(source), getattr(path, "path"))
+        else:
+            store.cp_file(getattr(source, "path"), getattr(path, "path"))
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
 

@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 
 from pipeline.plan import PlannedShard, ShardTask
-from pipeline.prepare import Stages, make_shard
+from pipeline.shard_maker import Stages, make_shard
 from pipeline.tally import Tally
 
 POLL_SECONDS = 0.2

@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.atomic import is_local
 from pipeline.backends import HW_DECODER_LOAD, RenderSettings
 from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX, Draws, centre_draws, draws
-from pipeline.manifest import canonical_hash
 from pipeline.order import ORDER_VERSION, ORDERS, Window
+from pipeline.receipt import canonical_hash
 from pipeline.resident import FORMATS, RESIDENT
 
 LIGHTING = ("std", "variance", "off")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import write_whole
-from pipeline.manifest import canonical_hash
+from pipeline.receipt import canonical_hash
 
 VERSION = 1  # of all findings; raised when they are measured otherwise
 

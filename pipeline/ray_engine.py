@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 
 from pipeline.plan import PlannedShard, ShardTask
-from pipeline.prepare import Stages, make_shard
+from pipeline.shard_maker import Stages, make_shard
 from pipeline.tally import Tally
 
 MAX_RETRIES = 5  # of a shard whose worker or node died; an error of the task itself ends the run

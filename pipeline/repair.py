@@ -4,18 +4,14 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from pipeline.atomic import (
-    BESIDE_PREFIX,
-    is_local,
-    put_whole,
-    remove_temporaries,
-    sole_writer,
-)
-from pipeline.manifest import Dataset, read_receipt, receipt_path
+from pipeline.atomic import BESIDE_PREFIX, is_local, remove_temporaries, sole_writer
+from pipeline.existing_shards import Standing, refuse_strangers, standing
+from pipeline.manifest import Dataset
 from pipeline.originals import Source
-from pipeline.plan import PlannedShard, Settings, is_finished, plan, refuse_strangers
+from pipeline.plan import PlannedShard, Settings, plan
 from pipeline.prepare import Engine, finish
-from pipeline.shards import dali_index_path, sums_path
+from pipeline.receipt import read_receipt
+from pipeline.renewal import put_in_place
 
 
 def repair(
@@ -35,7 +31,9 @@ def repair(
     _refuse_other_plan(source, dataset, shards)
     wanted = {*damaged}
     broken = [
-        shard for shard in shards if not _is_whole(shard) or (shard.split, shard.number) in wanted
+        shard
+        for shard in shards
+        if standing(shard) is Standing.MISSING or (shard.split, shard.number) in wanted
     ]
     here = folder if is_local(folder) else None  # else in the system's folder for such things
     with sole_writer(folder):
@@ -46,7 +44,7 @@ def repair(
             for shard in broken:
                 _require_same_bytes(source, dataset, shard, beside)
             for shard in broken:
-                _put_in_place(dataset, shard, beside)
+                put_in_place(shard.split, shard.number, beside, folder)
         return finish(source, folder, settings, shards)
 
 
@@ -58,11 +56,6 @@ def _of_splits(source: Source, dataset: Dataset) -> Source:
         if name in dataset.splits or not len(listing)  # an empty one has its place in the plan
     }
     return dataclasses.replace(source, splits=splits)
-
-
-def _is_whole(shard: PlannedShard) -> bool:
-    """Whether a shard has its receipt; ValueError as is_finished, which tries unreadable ones."""
-    return is_finished(shard) or read_receipt(shard.out, shard.split, shard.number) is not None
 
 
 def _refuse_other_plan(source: Source, dataset: Dataset, shards: list[PlannedShard]) -> None:
@@ -87,13 +80,3 @@ def _require_same_bytes(
             f"dataset.json says {expected.sha256[:12]}…: the originals have changed since; "
             "nothing was touched. To take the new ones, prepare with --fresh"
         )
-
-
-def _put_in_place(dataset: Dataset, shard: PlannedShard, beside: Path) -> None:
-    """Moves a shard's files, its receipt last, so that it is whole or not at all."""
-    folder, split, number = dataset.folder, shard.split, shard.number
-    receipt_path(folder, split, number).unlink(missing_ok=True)
-    tar = dataset.splits[split].shards[number].name
-    put_whole(beside / tar, folder / tar)
-    for path in (dali_index_path, sums_path, receipt_path):
-        put_whole(path(beside, split, number), path(folder, split, number))

@@ -18,9 +18,7 @@ from pipeline.manifest import (
     TIMM_NAME,
     Dataset,
     Shard,
-    canonical_hash,
     fingerprint,
-    read_receipt,
     timm_info,
 )
 from pipeline.moments import (
@@ -30,6 +28,7 @@ from pipeline.moments import (
     same_statistics,
     statistics,
 )
+from pipeline.receipt import canonical_hash, read_receipt
 from pipeline.shards import (
     COMPONENTS,
     INDEX_DTYPE,

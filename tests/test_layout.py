@@ -17,9 +17,10 @@ PACKAGES = ("pipeline", "trainer", "tools")
 MAX_LINE = 99
 MAX_ENTRY_LINES = 79
 WITHOUT_TORCH = (
-    "atomic", "class_mix", "cores", "draws", "engines", "images", "ledger", "manifest", "moments",
-    "open_shards", "order", "plan", "prepare", "reader", "shards", "sources", "stage_folder",
-    "stage_plan", "staging", "totals", "transfer",
+    "atomic", "class_mix", "cores", "draws", "engines", "existing_shards", "images", "ledger",
+    "manifest", "moments", "open_shards", "order", "plan", "prepare", "reader", "receipt",
+    "renewal", "shard_maker", "shards", "sources", "stage_folder", "stage_plan", "staging",
+    "totals", "transfer",
 )  # fmt: skip
 
 

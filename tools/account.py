@@ -6,8 +6,9 @@ from collections import Counter
 import click
 
 from pipeline.manifest import QUARANTINE_NAME
-from pipeline.prepare import Outcome
 from pipeline.originals import Source
+from pipeline.prepare import Outcome
+from pipeline.shard_maker import Stages
 
 
 def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
@@ -38,14 +39,26 @@ def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
         click.echo(f"  quarantined, {reason}: {count:,} of {name}")
     if reasons:
         click.echo(f"  each in {dataset.folder / QUARANTINE_NAME}")
-    total = sum(outcome.stages.values())
-    if total:
-        shares = ", ".join(
-            f"{name} {t:,.1f} s ({t / total:.0%})" for name, t in outcome.stages.items()
-        )
-        click.echo(f"time of the workers: {shares}")
+    _print_stages(outcome.stages)
     click.echo(
         f"{outcome.num_made:,} shards made, {outcome.num_kept:,} found finished, "
         f"{len(dataset.classes):,} classes, in {seconds:,.1f} s; "
         f"next: tools/compute_pca.py {dataset.folder}"
     )
+
+
+def _print_stages(stages: Stages) -> None:
+    """Prints the workers' seconds per stage: of each split, of the whole, and its shares."""
+    if not stages:
+        return
+    splits, names = (list(dict.fromkeys(key[part] for key in stages)) for part in (0, 1))
+    rows = {split: [stages[split, name] for name in names] for split in splits}
+    whole = [sum(column) for column in zip(*rows.values(), strict=True)]
+    rows["in all"] = whole
+    click.echo("seconds of the workers:")
+    click.echo(f"{'split':<7}" + "".join(f"{name:>10}" for name in (*names, "all")))
+    for split, seconds in rows.items():
+        told = "".join(f"{each:>10,.1f}" for each in (*seconds, sum(seconds)))
+        click.echo(f"{split:<7}{told}")
+    shares = "".join(f"{each / sum(whole):>10.0%}" for each in whole)
+    click.echo(f"{'':<7}{shares}")

@@ -13,8 +13,9 @@ from pipeline.manifest import Dataset
 from pipeline.messages import explain
 from pipeline.originals import Source
 from pipeline.plan import PlannedShard, Settings
-from pipeline.prepare import Engine, Stages, prepare
+from pipeline.prepare import Engine, prepare
 from pipeline.ray_engine import require_ray, run_on_ray
+from pipeline.shard_maker import Stages
 from pipeline.sources import open_source
 from pipeline.tally import Tally
 from tools.account import print_account

@@ -1,11 +1,12 @@
 """What tests share: pictures, loaders, object stores on this machine (a web server, S3)."""
 
 import io
+import json
 import struct
 import threading
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from PIL import Image
 import pipeline.transfer
 from pipeline.images import Pixels
 from pipeline.loader import Batch, Loader, LoaderConfig
-from tests.conftest import photograph
+from pipeline.originals import FilePlaces, Listing, Names
+from tests.conftest import photograph, write_source
 
 BATCH = 8
 Open = Callable[..., Loader]
@@ -190,3 +192,17 @@ def segments(jpeg: bytes) -> list[tuple[int, bytes]]:
         at += 2 + length
         if marker == 0xDA:
             return found
+
+
+def small_source(root: Path) -> Path:
+    return write_source(root, train_per_class=4, val_per_class=1)
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def listing_of(names: Iterable[bytes], labels: Sequence[int]) -> Listing:
+    packed = Names.pack(names)
+    places = FilePlaces(Path("nowhere"), packed)
+    return Listing(names=packed, labels=np.array(labels, np.int32), places=places)

@@ -33,7 +33,7 @@ def test_two_workers_write_the_same_bytes_as_one(
     expected = folder_bytes(shard_folder)
     del expected[PCA_NAME], expected[MEAN_NAME]
     assert folder_bytes(tmp_path / "out") == expected
-    assert outcome.num_made == 7 and outcome.stages["decode"] > 0
+    assert outcome.num_made == 7 and outcome.stages["train", "decode"] > 0
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -16,8 +16,9 @@ from pipeline.locations import location
 from pipeline.manifest import CLAIM_NAME, DATASET_NAME, open_dataset
 from pipeline.moments import read_statistics
 from pipeline.plan import PlannedShard, Settings
-from pipeline.prepare import Engine, Stages, prepare
+from pipeline.prepare import Engine, prepare
 from pipeline.repair import repair
+from pipeline.shard_maker import Stages
 from pipeline.sources import open_source
 from pipeline.verify import Findings, verify_dataset
 from tests.conftest import (

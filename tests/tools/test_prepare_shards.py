@@ -49,7 +49,7 @@ def test_run_from_another_folder_it_writes_the_shards_and_the_account(
     del expected[PCA_NAME], expected[MEAN_NAME]
     assert folder_bytes(tmp_path / "shards") == expected
     rows = [line.split() for line in done.stdout.splitlines()]
-    (header,), (train,), (val,) = (
+    (header, _), (train, _), (val, _) = (
         [row for row in rows if row and row[0] == name] for name in ("split", "train", "val")
     )
     account = dict(zip(header[1:], train[1:], strict=True))
@@ -60,6 +60,24 @@ def test_run_from_another_folder_it_writes_the_shards_and_the_account(
     assert "quarantined, cannot be decoded: 1" in done.stdout
     assert "7 shards made, 0 found finished, 3 classes" in done.stdout
     assert "next: tools/compute_pca.py shards" in done.stdout
+
+
+def test_the_account_tells_the_seconds_of_each_stage_by_split_and_in_all(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    told = run(tmp_path, image_folder, *FEW).stdout.partition("seconds of the workers:\n")[2]
+    lines = told.splitlines()
+    assert lines[0].split() == [
+        "split", "read", "decode", "resize", "encode", "verify", "sums", "write", "all"
+    ]  # fmt: skip
+    train, val, whole = ([float(s) for s in line[7:].split()] for line in lines[1:4])
+    assert [line[:7].strip() for line in lines[1:4]] == ["train", "val", "in all"]
+    for row in (train, val, whole):
+        assert abs(sum(row[:-1]) - row[-1]) < 0.05 * 8  # each is rounded to a tenth
+    for parts in zip(train, val, whole, strict=True):
+        assert abs(parts[0] + parts[1] - parts[2]) < 0.05 * 3
+    shares = [int(share.removesuffix("%")) for share in lines[4].split()]
+    assert len(shares) == 7 and abs(sum(shares) - 100) <= 4
 
 
 def test_strict_exits_with_3_when_something_was_quarantined_and_keeps_the_shards(
