@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,13 @@ from pipeline.tally import Tally
 from tests.conftest import BROKEN, IMAGES_PER_SHARD, folder_bytes, prepare_here, write_source
 
 ENTRY_FILE = Path(__file__).parents[2] / "tools" / "prepare_shards.py"
+
+
+@pytest.fixture
+def find_workers() -> Callable[[], list[BaseProcess]]:
+    """The processes that a test has started, without those of other tests that stay."""
+    before = multiprocessing.active_children()
+    return lambda: [one for one in multiprocessing.active_children() if one not in before]
 
 
 def test_two_workers_write_the_same_bytes_as_one(
@@ -61,12 +69,15 @@ def test_no_tasks_are_done_at_once() -> None:
 
 
 def test_a_killed_worker_ends_the_run_with_advice_and_loses_nothing(
-    image_folder: Path, shard_folder: Path, tmp_path: Path
+    image_folder: Path,
+    shard_folder: Path,
+    tmp_path: Path,
+    find_workers: Callable[[], list[BaseProcess]],
 ) -> None:
     out = tmp_path / "out"
 
     def kill_one(done: Tally) -> None:
-        children = multiprocessing.active_children()
+        children = find_workers()
         if done.images and children and children[0].pid:
             os.kill(children[0].pid, signal.SIGKILL)
 
@@ -241,7 +252,7 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
 
 @pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_kills_workers_that_do_not_end(
-    image_folder: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path, find_workers: Callable[[], list[BaseProcess]]
 ) -> None:
     tasks = list(plan(open_source(image_folder), tmp_path, Settings(images_per_shard=3)))
     ended = threading.Event()
@@ -253,7 +264,7 @@ def test_a_second_interrupt_kills_workers_that_do_not_end(
     impatient = threading.Thread(target=interrupt)
 
     def stop_workers(done: Tally) -> None:
-        for worker in multiprocessing.active_children():
+        for worker in find_workers():
             assert worker.pid
             os.kill(worker.pid, signal.SIGSTOP)  # as if the disk did not answer
         impatient.start()
@@ -266,7 +277,7 @@ def test_a_second_interrupt_kills_workers_that_do_not_end(
             with interrupts_noted():  # one that comes late
                 ended.set()
                 impatient.join()
-    assert not multiprocessing.active_children()
+    assert not find_workers()
 
 
 def test_processes_that_are_started_while_interrupts_are_blocked_never_see_one() -> None:

@@ -1,4 +1,7 @@
-"""A rank for the tests of launch: notes that it began, then ends as its arguments say."""
+"""A rank for the tests of launch: notes that it began, then ends as its arguments say.
+
+Only one that joins the others imports torch, which takes seconds.
+"""
 
 import os
 import signal
@@ -6,18 +9,19 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
 from pipeline.atomic import write_whole
 from trainer.launch import begin_rank, claim_end, end_rank
-from trainer.world import joined
 
 LONGEST_SECONDS = 60.0
 
 
 def _join_and_be_killed(rank: int, begun: int) -> None:
     """Exchanges with the other rank; then one of the two is killed, by turns, three times."""
+    import torch
+    import torch.distributed as dist
+
+    from trainer.world import joined
+
     with joined("cpu", LONGEST_SECONDS):
         total = torch.ones(1)
         for _ in range(3):

@@ -1,26 +1,26 @@
 """Ranks are started, told of signals, started again after a crash, and end with one exit code."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from pipeline.cores import available_cores
-from trainer.launch import NOTES_VARIABLE, begin_rank, claim_end, end_rank, is_rank
+from trainer.launch import NOTES_VARIABLE, begin_rank, claim_end, end_rank, is_rank, launch
 
 RANK = Path(__file__).with_name("launched_rank.py")
-LAUNCH = """
-import sys
-from trainer.launch import launch
-command = [sys.executable, *sys.argv[3:]]
-sys.exit(launch(command, processes=int(sys.argv[1]), max_restarts=int(sys.argv[2])))
-"""
 PATIENCE_SECONDS = 120.0
+# Launchers begin with what they import: its processes fork from one that did so once.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["torch.distributed.launcher.api"])
 
 
 def temporary(folder: Path) -> Path:
@@ -28,24 +28,40 @@ def temporary(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}-temporary")
 
 
-def start(folder: Path, way: str, *, max_restarts: int = 0) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", LAUNCH, "2", str(max_restarts), str(RANK), str(folder), way]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+def told(folder: Path, name: str) -> Path:
+    """Where what they print goes; name: of the stream."""
+    return folder.with_name(f"{folder.name}-{name}")
+
+
+def be_launcher(folder: Path, command: list[str], max_restarts: int) -> None:
+    """Two ranks, by a process of its own output, environment and exit code."""
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(told(folder, name), os.O_WRONLY | os.O_CREAT), number)
+    os.environ.pop("OMP_NUM_THREADS", None)
+    os.environ["TMPDIR"] = str(temporary(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    sys.exit(launch(command, processes=2, max_restarts=max_restarts))
+
+
+@contextmanager
+def launcher(folder: Path, way: str, *, max_restarts: int = 0) -> Iterator[BaseProcess]:
+    """A launcher that runs, and is ended with the block."""
     temporary(folder).mkdir(exist_ok=True)
-    environment["TMPDIR"] = str(temporary(folder))
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
+    command = [sys.executable, str(RANK), str(folder), way]
+    process = FORKED.Process(target=be_launcher, args=(folder, command, max_restarts))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
-def run(folder: Path, way: str, *, max_restarts: int = 0) -> "tuple[int, str, str]":
-    with start(folder, way, max_restarts=max_restarts) as launcher:
-        out, err = launcher.communicate(timeout=PATIENCE_SECONDS)
-        return launcher.returncode, out, err
+def run(folder: Path, way: str, *, max_restarts: int = 0) -> "tuple[int | None, str, str]":
+    with launcher(folder, way, max_restarts=max_restarts) as process:
+        process.join(PATIENCE_SECONDS)
+        out, err = (told(folder, name).read_text() for name in ("out", "err"))
+        return process.exitcode, out, err
 
 
 def wait_for(*paths: Path) -> None:
@@ -102,10 +118,12 @@ def test_what_a_rank_refuses_is_told_once_and_not_tried_again(tmp_path: Path) ->
 def test_a_signal_reaches_every_rank_and_a_preempted_run_is_not_restarted(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    with start(tmp_path, "wait", max_restarts=3) as launcher:
+    with launcher(tmp_path, "wait", max_restarts=3) as process:
         wait_for(tmp_path / "rank-0-restart-0", tmp_path / "rank-1-restart-0")
-        launcher.send_signal(number)
-        assert launcher.wait(PATIENCE_SECONDS) == 75
+        assert process.pid is not None
+        os.kill(process.pid, number)
+        process.join(PATIENCE_SECONDS)
+        assert process.exitcode == 75
     assert list(temporary(tmp_path).iterdir()) == []
     for rank in range(2):
         assert (tmp_path / f"rank-{rank}-restart-0-got").read_text() == str([int(number)])
@@ -114,9 +132,9 @@ def test_a_signal_reaches_every_rank_and_a_preempted_run_is_not_restarted(
 
 def test_ranks_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
     ranks = [tmp_path / f"rank-{rank}-restart-0" for rank in range(2)]
-    with start(tmp_path, "wait") as launcher:
+    with launcher(tmp_path, "wait") as process:
         wait_for(*ranks)
-        launcher.kill()
+        process.kill()
         wait_for(*(rank.with_name(f"{rank.name}-got") for rank in ranks))
     for rank in ranks:  # the kernel may tell of each thread of the launcher that ended
         got = json.loads(rank.with_name(f"{rank.name}-got").read_text())

@@ -1,24 +1,23 @@
 """Columns, data and hybrid are one network: losses, gradients, steps and states of one process."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from pipeline.loader import Batch
 from tests.trainer.conftest import make_batch
 from tests.trainer.ranks import run_ranks
 from trainer.loop import Trainer
 from trainer.model import AlexNet
-from trainer.optimizer import build_optimizer, momentum_state, set_learning_rates
+from trainer.optimizer import momentum_state
 from trainer.override import override
 from trainer.parallel import ALONE, MODES, Layout, build_layout, choose_mode
 from trainer.preset import Preset
 from trainer.presets import KRIZ2012, MODERN, PAPER
-from trainer.reducer import GradientReducer
 
-BATCH, CLASSES, WIDTH, STEPS = 8, 5, 1 / 16, 3
+BATCH, CLASSES, WIDTH, STEPS = 4, 5, 1 / 16, 2
 PRESETS = {"paper": PAPER, "kriz2012": KRIZ2012, "modern": MODERN}
 CPU = torch.device("cpu")
 # They differ in where columns meet.
@@ -42,49 +41,36 @@ def build(preset: Preset, layout: Layout, device: torch.device = CPU) -> AlexNet
     return model.double().place(device).train()
 
 
+def part_of(batch: Batch, layout: Layout, device: torch.device) -> Batch:
+    """What this rank decodes of a batch, its images in float64."""
+    mine = layout.ranks.part(BATCH)
+    images, labels, crop = (
+        whole[mine].to(device) for whole in (batch.images.double(), batch.labels, batch.crop)
+    )
+    return Batch(images=images, labels=labels, ids=batch.ids[mine], crop=crop)
+
+
 def train(
     preset: Preset, layout: Layout, device: torch.device = CPU, num_steps: int = STEPS
 ) -> dict[str, Any]:
-    """Some steps; the losses, and the whole network's gradients, momentum and state."""
+    """Some steps of the trainer; the losses, what was sent in the last one, and the whole
+    network's gradients, momentum and state."""
     model = build(preset, layout, device)
-    optimizer = build_optimizer(model, preset)
-    units = [p for n, p in model.named_parameters() if n.startswith("fc")]
-    kernels = [p for n, p in model.named_parameters() if not n.startswith("fc")]
-    reducers = [
-        GradientReducer(kernels, layout.kernel_copies),
-        GradientReducer(units, layout.unit_copies),
-    ]
-    losses, sent = [], layout.bytes_sent
+    trainer = Trainer(
+        model=model, preset=preset, steps_per_epoch=100, seed=7, precision="fp32"
+    )
+    losses, sent = [], 0
     for step in range(num_steps):
-        batch = make_batch(BATCH, CLASSES, step)
-        mine = layout.ranks.part(BATCH)
-        images, crop = (
-            layout.images(part[mine].to(device)) for part in (batch.images, batch.crop)
-        )
-        set_learning_rates(optimizer, 0.01, 0, preset.training)
-        masks = model.dropout_masks(7, step, BATCH, device)
-        optimizer.zero_grad(set_to_none=True)
-        for reducer in reducers:
-            reducer.begin()
-        sent = layout.bytes_sent
-        logits = model(images.double(), crop, masks)
-        labels = layout.labels(layout.images(batch.labels[mine].to(device)))
-        loss = F.cross_entropy(logits, labels, reduction="sum") / BATCH
-        loss.backward()  # type: ignore[no-untyped-call]
-        for reducer in reducers:
-            reducer.finish()
-        sent = layout.bytes_sent - sent
-        total = loss.detach().clone()
-        work = layout.unit_copies.all_reduce(total)
-        if work is not None:
-            work.wait()
-        losses.append(float(total))
-        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        optimizer.step()
+        batch = part_of(make_batch(BATCH, CLASSES, step), layout, device)
+        before = layout.bytes_sent
+        loss = trainer.train_step(batch)
+        sent = layout.bytes_sent - before
+        losses.append(float(layout.unit_copies.total(loss)))
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return {
         "losses": losses,
         "gradients": {n: g.clone() for n, g in layout.whole_state(gradients).items()},
-        "momentum": layout.whole_state(momentum_state(model, optimizer)),
+        "momentum": layout.whole_state(momentum_state(model, trainer.optimizer)),
         "state": layout.whole_state(model.state_dict()),
         "sent": sent,
     }
@@ -157,8 +143,8 @@ def bytes_of(mode: str, preset: Preset, num_ranks: int) -> int:
     maps = sum(channels * side**2 for channels, side in meeting) + pool5 + net.hidden[0]
     if not preset.network.exchange:
         maps = 0
-    labels = rows // 2 * 8
-    own = 8 * rows * maps + sent_by_ring(8 * rows * CLASSES, 2) + labels
+    decoded = rows // 2 * (8 * 3 * 224**2 + 4 * 3 + 8)  # pixels, crop, label
+    own = 8 * rows * maps + sent_by_ring(8 * rows * CLASSES, 2) + decoded
     # half of the kernels and units, and all biases of fc8, summed over the pairs
     shared = [kernels // 2, (units - CLASSES) // 2 + CLASSES]
     return own + sum(sent_by_ring(8 * size, num_ranks // 2) for size in shared)
@@ -174,13 +160,9 @@ def sent_in_bf16() -> list[int]:
             model=model.place(CPU).train(), preset=PAPER, steps_per_epoch=9, seed=0,
             precision="bf16", wire_dtype=torch.bfloat16,
         )  # fmt: skip
-        batch, mine = make_batch(BATCH, CLASSES, 0), layout.ranks.part(BATCH)
-        part = Batch(
-            images=batch.images[mine], labels=batch.labels[mine], ids=batch.ids[mine],
-            crop=batch.crop[mine],
-        )  # fmt: skip
+        batch = part_of(make_batch(BATCH, CLASSES, 0), layout, CPU)
         before = layout.bytes_sent
-        trainer.train_step(part)
+        trainer.train_step(replace(batch, images=batch.images.float()))
         found.append(layout.bytes_sent - before)
     return found
 

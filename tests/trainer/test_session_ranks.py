@@ -189,8 +189,9 @@ def train_with_a_signal(asked: RunConfig, num_batches: int) -> bool:
                 signal.raise_signal(signal.SIGTERM)
             yield batch
 
-    Loader.__iter__ = counted  # type: ignore[method-assign]
-    return train(asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loader, "__iter__", counted)
+        return train(asked)
 
 
 @pytest.mark.slow
@@ -234,8 +235,9 @@ def refused_by_ranks(asked: RunConfig) -> str:
                 batch = replace(batch, images=batch.images * float("inf"))
             yield batch
 
-    Loader.__iter__ = burst  # type: ignore[method-assign]
-    return refusal(asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loader, "__iter__", burst)
+        return refusal(asked)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_rank(shard_folder: Path, tmp_path: Path) -> None:
