@@ -11,13 +11,16 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
-def stop_request(*, quiet: bool = False) -> Iterator[Callable[[], bool]]:
+def stop_request(
+    *, quiet: bool = False, to_the_end: bool = False
+) -> Iterator[Callable[[], bool]]:
     """Within it a signal only asks: the function given says whether one came.
 
     A second SIGINT interrupts at once, as KeyboardInterrupt: somebody pressed Ctrl-C twice.
     SIGTERM and SIGUSR1 ask, however often: a scheduler sends one ahead of the other, and the
     kernel tells a rank of its launcher's death once for each thread of the launcher that held it.
-    quiet: says nothing.
+    quiet: says nothing. to_the_end: signals go on to do no more than that for what is left of the
+    process: a rank that is ended because another crashed is first to say what it saw of that.
     """
     asked, pressed = threading.Event(), threading.Event()
 
@@ -38,4 +41,5 @@ def stop_request(*, quiet: bool = False) -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         for number, handler in old.items():
-            signal.signal(number, handler)
+            if not to_the_end:
+                signal.signal(number, handler)

@@ -16,6 +16,7 @@ from trainer.description import describe, differences
 from trainer.evaluate import Errors, evaluate
 from trainer.guard import LossNotFinite
 from trainer.interrupt import stop_request
+from trainer.launch import is_rank
 from trainer.metrics import Progress, Report, Totals
 from trainer.origin import origin_digest
 from trainer.overfit import OverfitFeed
@@ -87,7 +88,7 @@ class Session:
         elif self.config.fed_ratio:
             self.ceiling = self._measure_ceiling()
         agreed = Agreement(self.world)
-        with stop_request(quiet=not self.world.is_first) as asked:
+        with stop_request(quiet=not self.world.is_first, to_the_end=is_rank()) as asked:
             while self.epoch < self.num_epochs and not self._at_limit:
                 try:
                     if not self._run_epoch(lambda: self._wish(agreed, asked())):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from trainer.interrupt import stop_request
+from trainer.interrupt import ASKING, stop_request
 
 
 def test_ctrl_c_asks_and_a_second_one_interrupts() -> None:
@@ -33,3 +33,15 @@ def test_afterwards_signals_mean_what_they_meant_before() -> None:
     with stop_request():
         assert signal.getsignal(signal.SIGINT) is not before[0]
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_rank_is_not_ended_while_it_says_why_it_ends() -> None:
+    before = {number: signal.getsignal(number) for number in ASKING}
+    try:
+        with pytest.raises(RuntimeError, match="lost"), stop_request(to_the_end=True) as asked:
+            raise RuntimeError("another rank was lost")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
