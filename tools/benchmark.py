@@ -4,6 +4,7 @@
     tools/benchmark.py preflight shards/                         what to expect, in 30 seconds
     tools/benchmark.py fed --shards shards/ --require 0.97       exit code 1 where it is not
     tools/benchmark.py trainer --shards shards/                  the step alone: the ceiling
+    tools/benchmark.py modes --shards shards/ --require 0.85     two processes against one
     tools/benchmark.py loader --shards shards/ --against torch --against stock-dali
     tools/benchmark.py peers --shards shards/                    all that are installed
     tools/benchmark.py prepare --images /path/to/photographs
@@ -13,9 +14,9 @@
 import click
 
 from tools.measure.commands import loader, peers, prepare, recipe
-from tools.measure.fed_commands import fed, preflight, trainer
+from tools.measure.fed_commands import fed, modes, preflight, trainer
 
-COMMANDS = (preflight, fed, trainer, loader, peers, prepare, recipe)
+COMMANDS = (preflight, fed, trainer, modes, loader, peers, prepare, recipe)
 
 
 @click.group(

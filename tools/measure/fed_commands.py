@@ -1,8 +1,9 @@
 """The commands that measure a training step: alone, fed, and what is to be expected."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -10,6 +11,7 @@ from pipeline.locations import Location
 from pipeline.messages import clear_errors
 from tools.measure.fed import FedContest, run_fed_contest
 from tools.measure.fed_table import fed_table
+from tools.measure.modes import ModesContest, modes_table, run_modes_contest
 from tools.measure.options import (
     publishing_options,
     repeats_option,
@@ -20,11 +22,17 @@ from tools.measure.preflight import Preflight, run_preflight
 from tools.measure.preflight_table import preflight_table
 from tools.measure.ranks import in_every_rank
 from tools.measure.table import Paths, Table, measure, publish, report_table
+from trainer.parallel import NUM_COLUMNS
+from trainer.rank import find_processes
 from trainer.world import World
 
 SECONDS = click.option(
     "--seconds", "pass_seconds", default=5.0, help="A pass, about; at least ten steps."
 )
+MODES_SECONDS = click.option(
+    "--seconds", "pass_seconds", default=5.0, help="A pass, about; at least three steps."
+)
+Contest = TypeVar("Contest", FedContest, ModesContest)
 
 
 @click.command()
@@ -42,8 +50,11 @@ def trainer(
 ) -> None:
     """The ceiling: images per second of a training step on batches that already lie on the device,
     with the options of trainer/run.py; in all of its processes."""
-    contest = _contest(options, repeats=repeats, pass_seconds=pass_seconds, alone=True)
-    _measure(contest, Paths(json_path, plot_path), report_table)
+    contest = _asked(
+        FedContest, config=step_config(options), repeats=repeats, pass_seconds=pass_seconds,
+        alone=True,
+    )  # fmt: skip
+    _measure(contest, run_fed_contest, Paths(json_path, plot_path), report_table, "fed")
 
 
 @click.command()
@@ -69,14 +80,16 @@ def fed(
     """Whether training waits for its data: its speed over that of the step alone, by turns, with
     the options of trainer/run.py; of each process and in all. Where it falls short: why, which
     resource is short, and which flag would help."""
-    asked = {"repeats": repeats, "pass_seconds": pass_seconds, "require": require}
-    contest = _contest(options, **asked)
-    _measure(contest, Paths(json_path, plot_path), fed_table)
+    contest = _asked(
+        FedContest, config=step_config(options), repeats=repeats, pass_seconds=pass_seconds,
+        require=require,
+    )  # fmt: skip
+    _measure(contest, run_fed_contest, Paths(json_path, plot_path), fed_table, "fed")
 
 
 @click.command()
 @click.argument("shards", type=Location())
-@step_options(with_shards=False)
+@step_options("shards")
 @click.option("--seconds", default=30.0, help="In all, about.")
 @publishing_options
 @clear_errors
@@ -91,25 +104,62 @@ def preflight(
     measure(Preflight, run_preflight, asked, paths, preflight_table)
 
 
-def _contest(options: dict[str, Any], **asked: Any) -> FedContest:
+@click.command()
+@step_options("parallel")
+@click.option(
+    "--require",
+    type=float,
+    metavar="RATIO",
+    help="Exit code 1 where a mode's speed over that of one process stays below, such as 0.85.  "
+    "[default: nothing]",
+)
+@repeats_option
+@MODES_SECONDS
+@publishing_options
+@clear_errors
+def modes(
+    require: float | None,
+    repeats: int,
+    pass_seconds: float,
+    json_path: Path | None,
+    plot_path: Path | None,
+    **options: Any,
+) -> None:
+    """The step of one process against that of several (two, or one per GPU) in every mode of
+    --parallel, by turns: on CPUs with the same cores in all, each process with its share."""
+    config = step_config(options)
+    several = config.processes or max(NUM_COLUMNS, find_processes(config))
+    contest = _asked(
+        ModesContest, config=replace(config, processes=several), repeats=repeats,
+        pass_seconds=pass_seconds, require=require,
+    )  # fmt: skip
+    _measure(contest, run_modes_contest, Paths(json_path, plot_path), modes_table, "enough")
+
+
+def _asked(contest_type: Callable[..., Contest], **options: Any) -> Contest:
     try:
-        return FedContest(config=step_config(options), **asked)
+        return contest_type(**options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 
-def _measure(contest: FedContest, paths: Paths, table: Table) -> None:
-    """Measures in every rank; the first tells, and all end with exit code 1 where it falls short
-    of what was required."""
+def _measure(
+    contest: Contest,
+    run: Callable[[Contest, World, Callable[[str], None]], dict[str, Any]],
+    paths: Paths,
+    table: Table,
+    verdict: str,
+) -> None:
+    """Measures in every rank; the first tells, and all end with exit code 1 where the report says
+    under `verdict` that it falls short of what was required."""
     paths.check()
 
     def in_a_rank(world: World) -> dict[str, Any]:
-        told: Callable[[str], None] = _tell if world.is_first else _ignore
-        return run_fed_contest(contest, world, told)
+        return run(contest, world, _tell if world.is_first else _ignore)
 
     def tell(report: dict[str, Any]) -> bool:
         publish(report, paths, table)
-        return contest.require is None or bool(report["fed"])
+        return contest.require is None or bool(report[verdict])
 
     in_every_rank(contest.config, in_a_rank, tell)
 

@@ -67,12 +67,13 @@ def contest_options(command: Command) -> Command:
     return command
 
 
-def step_options(*, with_shards: bool = True) -> Callable[[Command], Command]:
+def step_options(*without: str) -> Callable[[Command], Command]:
     """Adds the options of a run that its steps depend on, as the training command has them.
 
-    with_shards: --shards among them. A field of the run that none of them sets is its default.
+    without: names of those that the command sets itself. A field of the run that no option sets
+    is its default.
     """
-    left_out = NOT_MEASURED if with_shards else (*NOT_MEASURED, "shards")
+    left_out = (*NOT_MEASURED, *without)
     own = click.Command("run", params=[])
     run_options(own)
 
@@ -89,4 +90,7 @@ def step_config(options: dict[str, Any]) -> RunConfig:
     """The run that options of `step_options` describe; click.UsageError where there is none."""
     if options["shards"] is None:
         raise click.UsageError("--shards DIR is missing: the folder of tools/prepare_shards.py")
-    return RunConfig(**options)
+    try:
+        return RunConfig(**options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
