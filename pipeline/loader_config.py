@@ -12,6 +12,7 @@ from pipeline.draws import ALPHA_STD, CROP_PX, MAX_OFFSET_PX, Draws, centre_draw
 from pipeline.order import ORDER_VERSION, ORDERS, Window
 from pipeline.receipt import canonical_hash
 from pipeline.resident import FORMATS, RESIDENT
+from pipeline.stage_folder import PATIENCE_SECONDS
 
 LIGHTING = ("std", "variance", "off")
 VIEWS = ("crop", "full")
@@ -39,7 +40,8 @@ class LoaderConfig:
     loader is opened, or known from then (pipeline/calibrate.py). stage_dir: a local folder to
     which the shards are brought ahead of use (see pipeline/staging.py), needed where they lie on
     an object store; ranks, loaders and runs may share it. stage_bytes: the most it may hold,
-    default nine tenths of what is free.
+    default nine tenths of what is free. stage_patience_seconds: that a shard is waited for which
+    another process brings there without getting on.
     resident: where decoded images are kept, so that none is decoded twice: on the "device", in
     memory of the "host", "none", or "auto" (see pipeline/resident.py). resident_format: "rgb", or
     on the "device" "yuv420", half the memory and other pixels (see pipeline/subsampled.py).
@@ -69,6 +71,7 @@ class LoaderConfig:
     calibrate: bool = False
     stage_dir: Path | None = None
     stage_bytes: int | None = None
+    stage_patience_seconds: float = PATIENCE_SECONDS
     resident: str = "none"
     resident_format: str = "rgb"
     order: str = "global"
@@ -107,6 +110,10 @@ class LoaderConfig:
             raise ValueError(f"seed must be within 0..2**64-1, not {self.seed}")
         if not 0 <= self.hw_decoder_load <= 1:
             raise ValueError(f"hw_decoder_load must be within 0..1, not {self.hw_decoder_load}")
+        if self.stage_patience_seconds <= 0:
+            raise ValueError(
+                f"stage patience must be over 0 seconds, not {self.stage_patience_seconds:g}"
+            )
         if self.lighting not in LIGHTING:
             raise ValueError(f"lighting must be one of {LIGHTING}, not {self.lighting!r}")
         if self.lighting_off_epoch < 0:

@@ -256,7 +256,7 @@ class Prefetcher:
         return Stage(
             config.shards,
             self._dataset.split(config.split).shards,
-            StageFolder(config.stage_dir, config.stage_bytes),
+            StageFolder(config.stage_dir, config.stage_bytes, config.stage_patience_seconds),
             window=config.window if config.training else 1,
             steps_ahead=(2 if config.calibrate else 1) * config.prefetch + READ_AHEAD,
         )

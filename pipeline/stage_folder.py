@@ -12,6 +12,7 @@ use, or being downloaded, is locked by an open descriptor (flock), which goes wi
 KEY is the beginning of the shard's SHA-256, so shards of many data sets can lie side by side.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -29,6 +30,8 @@ from pipeline.open_shards import OpenShard
 LOCK_NAME = "stage.lock"
 NUM_KEY_DIGITS = 16
 FREE_SHARE = 0.9  # of the disk, where no bound is given
+PATIENCE_SECONDS = 600.0  # with another process; its tries of a transfer may last for 5 minutes
+LOCK_POLL_SECONDS = 0.01
 STAGED = re.compile(rf"[0-9a-f]{{{NUM_KEY_DIGITS}}}-.+\.tar")
 PARTIAL = re.compile(rf"({STAGED.pattern})\.(\d+)\.part")
 
@@ -45,15 +48,30 @@ class Download:
     descriptor: int
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """A shard that another process brings: its file, and how far that is."""
+
+    path: Path
+    num_bytes: int
+    changed_ns: int
+
+
 class StageFolder:
     """The folder, with the most bytes that may lie in it.
 
     max_bytes: None is nine tenths of what is free there, what is staged already included.
+    patience_seconds: for which a process that holds a lock in the folder may do nothing.
     ValueError where the folder cannot be made or written.
     """
 
-    def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._folder, self.patience_seconds = folder, patience_seconds
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with self._locked():
@@ -64,10 +82,11 @@ class StageFolder:
             raise ValueError(f"--stage-dir {folder} cannot be used: {error.strerror}") from error
         self.max_bytes = max_bytes
 
-    def claim(self, shard: Shard) -> OpenShard | Download | None:
+    def claim(self, shard: Shard) -> OpenShard | Download | Elsewhere:
         """The shard where it is there, else the right to download it, its room taken.
 
-        None while another process downloads it. NoRoom where what is in use leaves too little.
+        Elsewhere while another process downloads it. NoRoom where what is in use leaves too
+        little. OSError, TimeoutError among them where the folder stays locked.
         """
         path = self._folder / f"{shard.sha256[:NUM_KEY_DIGITS]}-{shard.name}"
         with self._locked():
@@ -76,7 +95,8 @@ class StageFolder:
             held = self._held()
             part = path.with_name(f"{path.name}.{shard.bytes}.part")
             if part in held:
-                return None
+                status = part.stat()
+                return Elsewhere(part, status.st_size, status.st_mtime_ns)
             self._make_room(held, shard.bytes)
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -103,9 +123,10 @@ class StageFolder:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keeps every other process and thread from claiming or evicting meanwhile."""
-        descriptor = os.open(self._folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        path = self._folder / LOCK_NAME
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, path, self.patience_seconds)
             yield
         finally:
             os.close(descriptor)
@@ -134,6 +155,22 @@ class StageFolder:
                 f"{show_bytes(self.max_bytes - room)} of the {show_bytes(self.max_bytes)} of "
                 f"{self._folder} are in use"
             )
+
+
+def _lock(descriptor: int, path: Path, patience_seconds: float) -> None:
+    """Takes a lock that others hold for moments only; TimeoutError where one keeps it."""
+    started = time.monotonic()
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() - started > patience_seconds:
+                what = (
+                    f"another process has locked the folder for {patience_seconds:g} s; continue "
+                    f"or end it (`fuser {path}` names it)"
+                )
+                raise TimeoutError(errno.ETIMEDOUT, what, str(path)) from None
+        time.sleep(LOCK_POLL_SECONDS)
 
 
 def _claim_staged(path: Path, num_bytes: int) -> OpenShard | None:

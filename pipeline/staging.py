@@ -6,7 +6,6 @@ it lets go of a shard as soon as the last step that uses it was delivered.
 """
 
 import concurrent.futures.thread
-import errno
 import hashlib
 import threading
 import time
@@ -22,14 +21,14 @@ from pipeline.byte_size import show_bytes
 from pipeline.manifest import Shard
 from pipeline.open_shards import OpenShard
 from pipeline.order import Window
-from pipeline.stage_folder import Download, NoRoom, StageFolder
+from pipeline.stage_folder import Download, Elsewhere, NoRoom, StageFolder
 from pipeline.stage_plan import StagePlan, plan_stage, require_room
+from pipeline.stage_trouble import StageTrouble
 from pipeline.transfer import Stopped, fetch
 
 NUM_TRANSFERS = 4  # at a time, of one loader
 POLL_SECONDS = 0.1  # between looks at what other processes do, while a reader waits
 IDLE_POLL_SECONDS = 1.0  # while none does
-ROOM_SECONDS = 120.0  # a reader waits for others to let go of their shards
 
 
 class Stage:
@@ -59,8 +58,7 @@ class Stage:
         self._staged: dict[int, OpenShard] = {}  # held: nobody evicts them
         self._transfers: dict[int, threading.Thread] = {}
         self._demanded: set[int] = set()  # a reader waits for them
-        self._failed: dict[int, str] = {}
-        self._full_since: tuple[float, str] | None = None
+        self._trouble = StageTrouble(source, shards, folder)
         self._changed = threading.Condition()  # guards all of the above
         # Not an event: Ctrl-C in Event.set() would leave its lock taken; see pipeline/latch.py.
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -82,8 +80,7 @@ class Stage:
             )
         with self._changed:
             self._plan, self._step, self._turns = plan, step, plan.turns()
-            self._failed.clear()
-            self._full_since = None
+            self._trouble.forget()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="fullfeed-stage", daemon=True)
             self._thread.start()
@@ -99,16 +96,15 @@ class Stage:
         """Shard `number`, as soon as it is there.
 
         ValueError naming shard, URL and what happened where it cannot be brought, and where others
-        use all the room for ROOM_SECONDS; Stopped where the epoch was left meanwhile.
+        use all the room, or hold the shard and do nothing, for too long (see StageTrouble);
+        Stopped where the epoch was left meanwhile.
         """
         started = time.monotonic()
         with self._changed:
             while (staged := self._staged.get(number)) is None:
                 if self._plan is None or _program_ends():
                     raise Stopped
-                if number in self._failed:
-                    raise ValueError(self._failed[number])
-                self._require_patience(number, started)
+                self._trouble.require_hope(number, started)
                 if number not in self._demanded:
                     self._demanded.add(number)
                     self._wake.put(None)
@@ -150,13 +146,15 @@ class Stage:
             if self._closing.is_set():
                 return
             with self._changed:
-                missing = self._look()
+                missing, demanded = self._look(), frozenset(self._demanded)
             try:
-                waits = self._claim(missing)
+                waits = self._claim(missing, demanded)
             except OSError as error:
                 with self._changed:
-                    self._failed |= {number: self._explain(number, error) for number in missing}
+                    for number in missing:
+                        self._trouble.failed(number, error, demanded=number in demanded)
                     self._changed.notify_all()
+            waits = waits or self._trouble.will_be_tried_again
 
     def _look(self) -> list[int]:
         """Lets go of what is no longer wanted; returns what is wanted and not on its way."""
@@ -166,10 +164,11 @@ class Stage:
         wanted = list(dict.fromkeys([*sorted(self._demanded), *planned]))
         for number in self._staged.keys() - set(wanted):
             del self._staged[number]
-        there = self._staged.keys() | self._transfers.keys() | self._failed.keys()
+        there = self._staged.keys() | self._transfers.keys()
+        there |= self._trouble.at_rest(self._demanded)
         return [number for number in wanted if number not in there]
 
-    def _claim(self, missing: Sequence[int]) -> bool:
+    def _claim(self, missing: Sequence[int], demanded: frozenset[int]) -> bool:
         """Takes what is there, begins to bring the rest; whether others are to be waited for."""
         waits = False
         for number in missing:
@@ -180,34 +179,41 @@ class Stage:
             except NoRoom as full:
                 self._give_room(number, str(full))
                 return True
-            if claimed is None:
-                waits = True
-            elif isinstance(claimed, Download):
-                self._begin_transfer(number, claimed)
+            with self._changed:
+                if isinstance(claimed, Elsewhere):
+                    self._trouble.is_elsewhere(number, claimed)
+                    waits = True
+                    continue
+                self._trouble.begins(number)
+            if isinstance(claimed, Download):
+                self._begin_transfer(number, claimed, number in demanded)
             else:
                 self._put(number, claimed)
-            self._full_since = None
         return waits
 
     def _give_room(self, number: int, full: str) -> None:
         """What is only staged ahead makes way for shard `number` where that is needed now."""
         with self._changed:
-            self._full_since = self._full_since or (time.monotonic(), full)
+            self._trouble.has_no_room(full)
             if self._plan is None:
                 return
             needed = {*self._plan.wanted(self._step, 0), *self._demanded}
             for other in self._staged.keys() - needed if number in needed else ():
                 del self._staged[other]
 
-    def _begin_transfer(self, number: int, download: Download) -> None:
+    def _begin_transfer(self, number: int, download: Download, demanded: bool) -> None:
         # A pool would refuse work, and its readers wait for ever, once the interpreter ends.
-        thread = threading.Thread(target=self._bring, args=(number, download), daemon=True)
+        arguments = number, download, demanded
+        thread = threading.Thread(target=self._bring, args=arguments, daemon=True)
         with self._changed:
             self._transfers[number] = thread
         thread.start()
 
-    def _bring(self, number: int, download: Download) -> None:
-        """Downloads one shard, checks it, and holds it where it is still wanted."""
+    def _bring(self, number: int, download: Download, demanded: bool) -> None:
+        """Downloads one shard, checks it, and holds it where it is still wanted.
+
+        demanded: whether a reader waits for it already.
+        """
         shard = self._shards[number]
         try:
             fetch(
@@ -222,7 +228,7 @@ class Stage:
             self._folder.abandon(download)
             if isinstance(error, OSError):
                 with self._changed:
-                    self._failed[number] = self._explain(number, error)
+                    self._trouble.failed(number, error, demanded=demanded)
         finally:
             with self._changed:
                 del self._transfers[number]
@@ -234,30 +240,6 @@ class Stage:
             if self._plan is not None:
                 self._staged[number] = shard
                 self._changed.notify_all()
-
-    def _explain(self, number: int, error: OSError) -> str:
-        shard = self._shards[number]
-        url = self._source / shard.name
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"the disk of --stage-dir is full, {shard.name} ({show_bytes(shard.bytes)}) did "
-                f"not fit: free some of it, or give a smaller --stage-bytes than "
-                f"{show_bytes(self._folder.max_bytes)}"
-            )
-        said = str(error.strerror or error)
-        if error.filename is not None and str(error.filename) != str(url):
-            said = f"{error.filename}: {said}"  # of --stage-dir
-        return f"shard {shard.name} cannot be brought from {url}: {said}"
-
-    def _require_patience(self, number: int, started: float) -> None:
-        if self._full_since is None:
-            return
-        since, full = self._full_since
-        if time.monotonic() - max(since, started) > ROOM_SECONDS:
-            raise ValueError(
-                f"no room for {self._shards[number].name} for {ROOM_SECONDS:g} s: {full}, also by "
-                "other processes; give a larger --stage-bytes, or a --stage-dir of its own"
-            )
 
 
 def _program_ends() -> bool:

@@ -19,8 +19,8 @@ MAX_ENTRY_LINES = 79
 WITHOUT_TORCH = (
     "atomic", "class_mix", "cores", "draws", "engines", "existing_shards", "images", "ledger",
     "manifest", "moments", "open_shards", "order", "plan", "prepare", "reader", "receipt",
-    "renewal", "shard_maker", "shards", "sources", "stage_folder", "stage_plan", "staging",
-    "totals", "transfer",
+    "renewal", "shard_maker", "shards", "sources", "stage_folder", "stage_plan", "stage_trouble",
+    "staging", "totals", "transfer",
 )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 import io
 import json
 import struct
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections import Counter, defaultdict
@@ -18,10 +20,13 @@ from PIL import Image
 import pipeline.transfer
 from pipeline.images import Pixels
 from pipeline.loader import Batch, Loader, LoaderConfig
+from pipeline.manifest import open_dataset
 from pipeline.originals import FilePlaces, Listing, Names
 from tests.conftest import photograph, write_source
 
 BATCH = 8
+ROOT = Path(__file__).parents[2]
+PRINT_EPOCH = "with Loader(config) as loader: print([batch.ids.tolist() for batch in loader])"
 Open = Callable[..., Loader]
 FAULTS = {  # of a web server, and what a message says of each
     "refuse": "503",
@@ -151,19 +156,24 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def opened() -> Iterator[Open]:
-    """Opens loaders (batch 8, numpy unless asked otherwise) and closes them after the test."""
+def opener(**defaults: Any) -> Iterator[Open]:
+    """Opens loaders (numpy unless asked otherwise) and closes them afterwards."""
     loaders: list[Loader] = []
 
     def open_loader(folder: Path, **changes: Any) -> Loader:
-        chosen: dict[str, Any] = {"batch_size": BATCH, "threads": 2, "backend": "numpy", **changes}
+        chosen: dict[str, Any] = {"backend": "numpy", **defaults, **changes}
         loaders.append(Loader(LoaderConfig(shards=folder, **chosen)))
         return loaders[-1]
 
     yield open_loader
     for loader in loaders:
         loader.close()
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens loaders of batch 8 and closes them after the test."""
+    yield from opener(batch_size=BATCH, threads=2)
 
 
 def kept(batch: Batch) -> tuple[bytes, list[int], list[int], list[list[int]]]:
@@ -206,3 +216,27 @@ def listing_of(names: Iterable[bytes], labels: Sequence[int]) -> Listing:
     packed = Names.pack(names)
     places = FilePlaces(Path("nowhere"), packed)
     return Listing(names=packed, labels=np.array(labels, np.int32), places=places)
+
+
+def start_loader(url: str, stage: Path, rest: str = PRINT_EPOCH) -> "subprocess.Popen[bytes]":
+    """A process that opens a loader with staging, and prints the ids of an epoch."""
+    program = (
+        # A job in the background of a script begins with SIGINT ignored, and so do its children.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import sys; from pathlib import Path; from pipeline.locations import location\n"
+        "from pipeline.loader import Loader, LoaderConfig\n"
+        "config = LoaderConfig(shards=location(sys.argv[1]), batch_size=4, backend='numpy',\n"
+        "    threads=1, prefetch=1, stage_dir=Path(sys.argv[2]))\n"
+        f"{rest}"
+    )
+    command = [sys.executable, "-c", program, url, str(stage)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=ROOT)
+
+
+def sizes(folder: Path, split: str = "train") -> list[int]:
+    return [shard.bytes for shard in open_dataset(folder).split(split).shards]
+
+
+def staged_numbers(stage: Path) -> set[int]:
+    return {int(path.name.split("-")[2][:6]) for path in stage.glob("*.tar")}

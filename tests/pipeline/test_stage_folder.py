@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.manifest import Shard
 from pipeline.open_shards import OpenShard
-from pipeline.stage_folder import FREE_SHARE, Download, NoRoom, StageFolder
+from pipeline.stage_folder import FREE_SHARE, Download, Elsewhere, NoRoom, StageFolder
 
 
 def shard(number: int, num_bytes: int = 100) -> Shard:
@@ -48,7 +48,9 @@ def test_one_claims_the_others_wait_and_then_find_it(tmp_path: Path) -> None:
     one, other = StageFolder(tmp_path, 250), StageFolder(tmp_path, 250)
     download = one.claim(shard(0))
     assert isinstance(download, Download)
-    assert other.claim(shard(0)) is None and one.claim(shard(0)) is None
+    elsewhere = other.claim(shard(0))
+    assert isinstance(elsewhere, Elsewhere) and elsewhere == one.claim(shard(0))
+    assert (elsewhere.path, elsewhere.num_bytes) == (download.path, 0)
     download.path.write_bytes(bytes(100))
     mine, others = one.finish(download), claimed(other, shard(0))
     assert mine.path == others.path and os.pread(others.descriptor, 200, 0) == bytes(100)
@@ -110,7 +112,7 @@ def test_another_process_keeps_what_it_uses_until_it_is_killed(tmp_path: Path) -
         assert staged(tmp_path) == {0, 2}
         with pytest.raises(NoRoom):
             folder.claim(shard(3))
-        assert folder.claim(shard(2)) is None
+        assert isinstance(folder.claim(shard(2)), Elsewhere)
         process.send_signal(signal.SIGKILL)
         process.wait()
     held = bring(folder, shard(2))  # the dead one's partial file made way
@@ -181,7 +183,7 @@ def test_whatever_is_done_the_bound_holds_and_what_is_held_is_there(
                 continue
             if isinstance(found, OpenShard):
                 held.append(found)
-            elif found is not None:
+            elif isinstance(found, Download):
                 downloads.append((user, found, size))
         reserved = sum(size for _, download, size in downloads)
         finished = sum(file.stat().st_size for file in tmp_path.glob("*.tar"))
