@@ -1,5 +1,5 @@
 # make demo   everything, from made-up photographs to a trained network, in about five minutes
-# make test   the quick tests;  make test-slow: the long ones;  make lint: flake8 and mypy
+# make test   the quick tests;  make test-slow: the long ones;  make lint: flake8, mypy, the tables
 # make tables   README's tables, from the measurements in results/
 # make pictures   README's pictures, from the demo's folder (needs chromium)
 #
@@ -40,6 +40,7 @@ pictures: $(INSTALLED)
 lint: $(INSTALLED)
 	$(RUN) -m flake8
 	$(RUN) -m mypy
+	$(RUN) tools/tables.py --check
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("fullfeed needs Python 3.11 or newer; this is " + \
