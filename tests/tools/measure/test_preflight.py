@@ -8,10 +8,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.trainer.conftest import make_batch
 from tools import benchmark
 from tools.measure.contestants import NO_GPU
-from tools.measure.preflight import Preflight, first_of, run_preflight
+from tools.measure.preflight import Preflight, run_preflight
 from tools.measure.preflight_table import preflight_table
 from trainer.config import RunConfig
 from trainer.loop import Trainer
@@ -53,13 +52,6 @@ def test_the_json_form_is_frozen_and_has_a_table(
         assert report["not_measured"] == {"1, 2, 4 GPUs": NO_GPU}
         assert report["advice"].startswith(NO_GPU)
         assert all(row["fed"] is None for row in report["outlook"])
-
-
-def test_a_batch_may_be_cut_short() -> None:
-    batch = make_batch(8, 3)
-    few = first_of(batch, 3)
-    assert torch.equal(few.images, batch.images[:3]) and len(few.crop) == len(few.ids) == 3
-    assert len(first_of(batch, 100).labels) == 8
 
 
 @pytest.mark.parametrize("seconds", [0, 4.9, 3601])
