@@ -140,7 +140,7 @@ def _our_entrants(
         try:
             names[_working_backend(asked, encoding), encoding] = None
         except ValueError as error:
-            absent[asked] = str(error)
+            absent[asked if encoding == "jpeg" else f"{asked}-{encoding}"] = str(error)
     return [replace(our_entrant(name), encoding=encoding) for name, encoding in names], absent
 
 

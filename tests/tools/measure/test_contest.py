@@ -14,7 +14,7 @@ from typing import Any, Self
 import pytest
 import torch
 
-from tools.measure.contest import LoaderContest, run_loader_contest
+from tools.measure.contest import LoaderContest, _our_entrants, run_loader_contest
 from tools.measure.contestants import Entrant
 from tools.measure.feed import Feed, FeedSettings
 from tools.measure.host import Host, timed_pass
@@ -198,3 +198,17 @@ def test_a_cold_pass_finds_its_files_outside_the_page_cache(
     assert evicted == []
     timed_pass(FakeFeed("fine", settings), replace(settings, cold=True))
     assert evicted == [{path.name for path in shard_folder.glob("*.tar")}]
+
+
+def test_a_backend_that_does_not_work_is_told_of_each_encoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_works(asked: str, settings_of: object, *, on_gpu: bool, encoding: str) -> None:
+        raise ValueError(f"no {asked} for {encoding}")
+
+    monkeypatch.setattr("tools.measure.contest.open_first", none_works)
+    folders = {"jpeg": Path("a"), "raw": Path("b")}
+    assert _our_entrants(("dali-cpu",), folders) == (
+        [],
+        {"dali-cpu": "no dali-cpu for jpeg", "dali-cpu-raw": "no dali-cpu for raw"},
+    )

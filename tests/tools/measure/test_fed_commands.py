@@ -1,16 +1,21 @@
 """The commands that measure a step: exit codes, messages, two processes, refusals."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from pipeline.images import Pixels, decode_stored
+from pipeline.shards import index_name
 from tools import benchmark
 from tools.measure.fed import FedContest
 from trainer.loop import Trainer
@@ -64,6 +69,49 @@ def test_require_decides_the_exit_code_and_nothing_is_lost(
     assert done.exit_code == code, done.output
     assert json.loads((tmp_path / "fed.json").read_text())["fed_ratio"]["median"] == ratio
     assert json.loads(done.output.splitlines()[-1])["fed_ratio"]["median"] == ratio
+
+
+@pytest.mark.parametrize(
+    ("slow", "required", "code"), [("decoder", "0.97", 1), ("step", "0.2", 0)]
+)
+def test_a_measured_ratio_below_what_is_required_ends_with_exit_code_1(
+    slow: str, required: str, code: int, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a decoder that takes far longer than the step, or the other way round."""
+
+    def slow_decoder(data: bytes) -> Pixels:
+        time.sleep(0.004)
+        return decode_stored(data)
+
+    def step(trainer: Trainer, batch: object) -> torch.Tensor:
+        time.sleep(0.02 if slow == "step" else 0)
+        return torch.zeros(())
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    if slow == "decoder":
+        monkeypatch.setattr("pipeline.reference.decode_stored", slow_decoder)
+    done = call("fed", "--shards", shard_folder, *SMALL, "--require", required)
+    report = json.loads(done.output.splitlines()[-1])
+    assert done.exit_code == code, done.output
+    assert report["required"] == float(required) and report["fed"] is (code == 0)
+    assert (report["fed_ratio"]["median"] >= float(required)) is (code == 0)
+    assert report["short"] == ("step" if slow == "step" else "host_decode")
+
+
+@pytest.mark.parametrize("command", [("fed", "--shards"), ("trainer", "--shards"), ("preflight",)])
+def test_a_split_without_images_is_told(command: tuple[str, ...], shard_copy: Path) -> None:
+    index = shard_copy / index_name("train")
+    np.save(index, np.load(index)[:0])
+    path = shard_copy / "dataset.json"
+    described = json.loads(path.read_text())
+    digest = hashlib.sha256(index.read_bytes()).hexdigest()
+    described["splits"]["train"] |= {
+        "shards": [], "found": 0, "written": 0, "quarantined": 0, "index_sha256": digest,
+    }  # fmt: skip
+    path.write_text(json.dumps(described))
+    done = call(*command, shard_copy)
+    assert done.exit_code == 1
+    assert f"{shard_copy} has no images in train" in done.output.replace("\n", " ")
 
 
 def test_the_step_is_measured_with_the_options_of_training(

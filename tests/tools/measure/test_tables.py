@@ -101,6 +101,53 @@ def test_a_page_that_cannot_be_filled_says_why(root: Path, text: str, message: s
         fill_tables(text, root)
 
 
+GPU = {
+    "clocks.sm": "1980 MHz", "clocks.max.sm": "1980 MHz", "clocks.mem": "2619 MHz",
+    "power.limit": "700.00 W", "driver_version": "580.1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (
+            {"clocks": {"cpu": {"mhz": 2800, "max_mhz": 3500}, "gpu": None}, "drive": None},
+            "*A CPU at 2,800 of 3,500 MHz, 2 cores, 24 GiB, GPU: none; ",
+        ),
+        (
+            {"clocks": {"cpu": {"mhz": 2800, "max_mhz": 0}, "gpu": [GPU, GPU]}, "gpu": "H200"},
+            "*A CPU at 2,800 MHz, 2 cores, 24 GiB, GPU: H200 at 1980 MHz of 1980 MHz, memory "
+            "2619 MHz, 700.00 W, driver 580.1; ",
+        ),
+        (
+            {
+                "clocks": {"cpu": None, "gpu": None},
+                "drive": {
+                    "device": "/dev/nvme0n1", "filesystem": "ext4", "model": "Fast 1",
+                    "rotational": False,
+                },
+            },
+            "*A CPU, 2 cores, 24 GiB, SSD Fast 1 (ext4), GPU: none; ",
+        ),
+        (
+            {
+                "drive": {
+                    "device": "overlay", "filesystem": "overlay", "model": None,
+                    "rotational": None,
+                },
+            },
+            "*A CPU, 2 cores, 24 GiB, drive overlay (overlay), GPU: none; ",
+        ),
+    ],
+)  # fmt: skip
+def test_a_machine_has_its_clocks_and_drive_where_they_are_recorded(
+    found: dict[str, Any], told: str
+) -> None:
+    """Reports made before they were recorded have none: see TABLES."""
+    report = {**REPORT, "machine": {**REPORT["machine"], **found}}
+    assert KINDS["machine"](report).startswith(told)
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_the_tables_of_this_project_are_those_of_its_measurements(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
