@@ -13,6 +13,7 @@ DEMO_DIR ?= demo
 
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 RUN = $(VENV)/bin/python
+TEST = $(RUN) -m pytest --numprocesses auto --dist loadfile
 INSTALLED = $(VENV)/.installed
 INSTALLED_SLOW = $(VENV)/.installed-slow
 
@@ -22,10 +23,10 @@ demo: $(INSTALLED)
 	$(RUN) tools/demo.py $(DEMO_DIR)
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -m "not slow"
+	$(TEST) -m "not slow"
 
 test-slow: $(INSTALLED_SLOW)
-	$(RUN) -m pytest -m slow
+	$(TEST) -m slow
 
 # make gpu-check RUN=python3 takes the packages that are there, and installs nothing
 gpu-check: $(if $(filter command line,$(origin RUN)),,$(INSTALLED))

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import pipeline.prepare
+from pipeline.cores import available_cores
 from pipeline.engines import run_tasks
 from pipeline.images import ImageFormat, Pixels
 from pipeline.locations import location
@@ -30,6 +31,18 @@ CLASSES = ("ant", "bee", "cat")
 TRAIN_PER_CLASS, VAL_PER_CLASS = 13, 5
 BROKEN = {"train/bee/cut.jpg": "cannot be decoded", "train/bee/text.jpg": "not an image"}
 IMAGES_PER_SHARD = 9  # 41 files, two of them broken: five shards of unequal size
+MAX_WORKERS = 4  # processes of tests side by side; with the ranks of each some 2 GB
+
+
+def pytest_configure() -> None:
+    """Small layers are slower on several threads, by far so where cores are shared."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Where as many were asked for as go well."""
+    return min(available_cores(), MAX_WORKERS)
 
 
 def photograph(rng: np.random.Generator, width: int, height: int) -> Pixels:

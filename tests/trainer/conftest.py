@@ -4,18 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 
 from pipeline.loader import Batch
 from pipeline.waits import Waits
 from trainer.layers import random_source
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Small layers are slower on several threads, by far so where cores are shared."""
-    torch.set_num_threads(1)
 
 
 def make_batch(num_images: int, num_classes: int, *key: int, side_px: int = 224) -> Batch:

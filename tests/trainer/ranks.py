@@ -87,7 +87,6 @@ def _start() -> _Process:
 
 def _answer(calls: "Connection[Any, Any]") -> None:
     """Makes the calls that come, each in a process group of its own, until one fails."""
-    torch.set_num_threads(1)
     failure = None
     while failure is None:
         rank, num_ranks, folder, function, arguments = calls.recv()
