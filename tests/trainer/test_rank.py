@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,8 @@ from trainer.config import RunConfig
 from trainer.rank import find_processes
 
 PATIENCE_SECONDS = 240.0
+RUN = ("--epochs", "6", "--preset", "paper")
+NUM_STEPS = 54  # of RUN
 
 
 def start(shards: Path, out: Path, *options: str) -> "subprocess.Popen[str]":
@@ -39,6 +42,14 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     with process:
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
         return process.returncode, out, err
+
+
+@cache
+def undisturbed(shards: Path, mode: str) -> Path:
+    """The folder of a run that nothing happens to, made once; only to be read."""
+    folder = shards.with_name(f"undisturbed-{mode}")
+    assert finish(start(shards, folder, *RUN, "--parallel", mode))[0] == 0
+    return folder
 
 
 def ranks_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -89,17 +100,16 @@ def test_what_the_user_has_to_put_right_is_told_once(tmp_path: Path) -> None:
 def test_a_preempted_run_ends_with_75_and_resumes_to_the_same_weights(
     number: signal.Signals, shard_folder: Path, tmp_path: Path
 ) -> None:
-    options = ("--epochs", "6", "--preset", "paper", "--parallel", "data")
-    assert finish(start(shard_folder, tmp_path / "whole", *options))[0] == 0
+    options = (*RUN, "--parallel", "data")
     process = start(shard_folder, tmp_path / "cut", *options)
     wait_for(tmp_path / "cut" / "last.safetensors")
     process.send_signal(number)
     code, out, _ = finish(process)
     assert code == 75 and "the same command resumes" in out
-    assert last(tmp_path / "cut").progress["step"] < 54
+    assert last(tmp_path / "cut").progress["step"] < NUM_STEPS
     code, out, _ = finish(start(shard_folder, tmp_path / "cut", *options))
     assert code == 0 and "resuming" in out
-    assert_bit_equal(tmp_path / "whole", tmp_path / "cut")
+    assert_bit_equal(undisturbed(shard_folder, "data"), tmp_path / "cut")
 
 
 @pytest.mark.slow
@@ -107,23 +117,20 @@ def test_a_preempted_run_ends_with_75_and_resumes_to_the_same_weights(
 def test_a_killed_rank_is_started_again_and_the_weights_are_the_same(
     rank: int, shard_folder: Path, tmp_path: Path
 ) -> None:
-    options = ("--epochs", "6", "--preset", "paper", "--parallel", "columns")
-    assert finish(start(shard_folder, tmp_path / "whole", *options))[0] == 0
-    process = start(shard_folder, tmp_path / "cut", *options)
+    process = start(shard_folder, tmp_path / "cut", *RUN, "--parallel", "columns")
     wait_for(tmp_path / "cut" / "last.safetensors")
     ranks_of(process)[rank].kill()
     code, out, err = finish(process)
     assert code == 0 and "resuming" in out
     assert f"rank {1 - rank}, step" in err and "connection to another rank was lost" in err
-    assert_bit_equal(tmp_path / "whole", tmp_path / "cut")
+    assert_bit_equal(undisturbed(shard_folder, "columns"), tmp_path / "cut")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_hangs_is_named(rank: int, shard_folder: Path, tmp_path: Path) -> None:
     process = start(
-        shard_folder, tmp_path / "run", "--epochs", "6", "--preset", "paper", "--max-restarts",
-        "0", "--timeout-seconds", "5",
+        shard_folder, tmp_path / "run", *RUN, "--max-restarts", "0", "--timeout-seconds", "5",
     )  # fmt: skip
     wait_for(tmp_path / "run" / "last.safetensors")
     hung = ranks_of(process)[rank]

@@ -14,18 +14,19 @@ import psutil
 import pytest
 
 from tests.trainer.test_rank import (
+    NUM_STEPS,
     PATIENCE_SECONDS,
+    RUN,
     assert_bit_equal,
     finish,
     last,
     ranks_of,
     start,
+    undisturbed,
 )
 from trainer import run
 
-NUM_KILLS, NUM_STEPS = 10, 54
 OFTEN = ("--save-every-minutes", "0.0001")
-RUN = ("--epochs", "6", "--preset", "paper")
 
 
 def saved_step(folder: Path) -> int:
@@ -54,16 +55,15 @@ def kill(process: "subprocess.Popen[str]", victim: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["columns", "data"])
-def test_ten_kills_at_random_moments_change_no_bit(
-    mode: str, shard_folder: Path, tmp_path: Path
+@pytest.mark.parametrize(("mode", "num_kills"), [("data", 10), ("columns", 5), ("hybrid", 5)])
+def test_kills_at_random_moments_change_no_bit(
+    mode: str, num_kills: int, shard_folder: Path, tmp_path: Path
 ) -> None:
     """While it starts, trains, validates, saves: the end is that of the undisturbed run."""
     options, cut = (*RUN, "--parallel", mode), tmp_path / "cut"
-    assert finish(start(shard_folder, tmp_path / "whole", *options))[0] == 0
     rng = random.Random(f"kills {mode}")
-    moments = sorted(rng.randrange(NUM_STEPS - 1) for _ in range(NUM_KILLS))
-    process = start(shard_folder, cut, *options, *OFTEN, "--max-restarts", str(NUM_KILLS))
+    moments = sorted(rng.randrange(NUM_STEPS - 1) for _ in range(num_kills))
+    process = start(shard_folder, cut, *options, *OFTEN, "--max-restarts", str(num_kills))
     for step in moments:
         wait_until(lambda: saved_step(cut) >= step and len(ranks_of(process)) == 2)
         time.sleep(rng.uniform(0, 0.3))  # any moment of what follows
@@ -72,11 +72,11 @@ def test_ten_kills_at_random_moments_change_no_bit(
         if victim == "launcher":
             finish(process)
             process = start(
-                shard_folder, cut, *options, *OFTEN, "--max-restarts", str(NUM_KILLS)
+                shard_folder, cut, *options, *OFTEN, "--max-restarts", str(num_kills)
             )
     code, _, err = finish(process)
     assert code == 0, err
-    assert_bit_equal(tmp_path / "whole", cut)
+    assert_bit_equal(undisturbed(shard_folder, mode), cut)
     assert not list(cut.glob("*.tmp"))
 
 
@@ -105,17 +105,9 @@ def torchrun(port: int, shards: Path, out: Path, *options: str) -> "subprocess.P
     )
 
 
-@pytest.fixture(scope="module")
-def undisturbed(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By this project's own launcher, on one machine."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert finish(start(shard_folder, folder, *RUN, "--parallel", "data"))[0] == 0
-    return folder
-
-
 @pytest.mark.slow
 def test_two_agents_act_as_two_machines_and_a_killed_rank_is_started_again_on_both(
-    undisturbed: Path, shard_folder: Path, tmp_path: Path
+    shard_folder: Path, tmp_path: Path
 ) -> None:
     port, out = free_port(), tmp_path / "run"
     agents = [torchrun(port, shard_folder, out, *RUN, *OFTEN) for _ in range(2)]
@@ -126,12 +118,12 @@ def test_two_agents_act_as_two_machines_and_a_killed_rank_is_started_again_on_bo
     assert [code for code, _, _ in ends] == [0, 0], ends
     told = "".join(out for _, out, _ in ends)
     assert "2 processes, data: several machines" in told and "resuming" in told
-    assert_bit_equal(undisturbed, out)
+    assert_bit_equal(undisturbed(shard_folder, "data"), out)
 
 
 @pytest.mark.slow
 def test_two_agents_stop_together_and_the_run_goes_on_on_one_machine(
-    undisturbed: Path, shard_folder: Path, tmp_path: Path
+    shard_folder: Path, tmp_path: Path
 ) -> None:
     """A scheduler signals the ranks of one machine alone, as Slurm's --signal does."""
     port, out = free_port(), tmp_path / "run"
@@ -142,7 +134,7 @@ def test_two_agents_stop_together_and_the_run_goes_on_on_one_machine(
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert 5 < last(out).progress["step"] < NUM_STEPS
     assert finish(start(shard_folder, out, *RUN, "--parallel", "data"))[0] == 0
-    assert_bit_equal(undisturbed, out)
+    assert_bit_equal(undisturbed(shard_folder, "data"), out)
 
 
 @pytest.mark.slow
