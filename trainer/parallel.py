@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from trainer.collectives import Group
+from trainer.link import Link
 from trainer.preset import Preset
 
 MODES = ("data", "columns", "hybrid")
 NUM_COLUMNS = 2
-LARGE_BATCH = 1024  # from there on `data` hides its exchange behind the step (docs/training.md)
+EQUAL_BATCH = 4096  # whose maps and units are as many values as the gradients of their layers
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 UNIT_LAYERS = ("fc6", "fc7", "fc8")
 
@@ -154,15 +155,16 @@ def choose_mode(
     preset: Preset,
     num_ranks: int,
     *,
-    one_machine: bool,
+    link: Link,
+    value_bytes: int = 4,
     hidden: tuple[int, int],
     skips_steps: bool = False,
 ) -> tuple[str, str]:
     """The mode for `asked`, one of MODES or "auto", and why.
 
-    hidden: units of fc6 and fc7. skips_steps: a step whose gradients overflow is left out, on
-    which only ranks with the same gradients agree. ValueError where the network cannot be shared
-    out that way.
+    link: between the ranks; value_bytes: of a gradient that travels. hidden: units of fc6 and fc7.
+    skips_steps: a step whose gradients overflow is left out, on which only ranks with the same
+    gradients agree. ValueError where the network cannot be shared out that way.
     """
     network = preset.network
     fits = not any(units % num_ranks for units in hidden) and network.exchange
@@ -182,11 +184,15 @@ def choose_mode(
         return asked, "asked for"
     if skips_steps:
         return "data", "fp16: every process sees the same overflows"
-    batch = preset.training.batch_size
-    if batch >= LARGE_BATCH:
-        return "data", f"a batch of {batch:,} hides the exchange of gradients"
-    if not one_machine:
-        return "data", "several machines: one exchange per step"
     if not fits:
         return "data", f"{num_ranks} processes do not divide the fully-connected layers"
-    return "hybrid", f"at batch {batch:,} its maps are fewer bytes than gradients of fc6 and fc7"
+    batch = preset.training.batch_size
+    if batch >= EQUAL_BATCH:
+        return "data", f"at batch {batch:,} the maps of hybrid are as many as the gradients"
+    each = batch // num_ranks
+    if each >= link.hides_from(value_bytes):
+        return "data", f"{each:,} images each hide the exchange of gradients by {link.name}"
+    return "hybrid", (
+        f"at batch {batch:,} its maps are fewer bytes than gradients of fc6 and fc7, which by "
+        f"{link.name} take longer than {each:,} images each hide"
+    )

@@ -15,8 +15,9 @@ from trainer.checkpoint import (
     network_differences,
     require_classes,
 )
-from trainer.config import RunConfig
+from trainer.config import WIRE_DTYPES, RunConfig
 from trainer.architecture import scaled
+from trainer.link import find_link
 from trainer.model import AlexNet
 from trainer.origin import needs_origin
 from trainer.parallel import ALONE, Layout, build_layout, choose_mode
@@ -82,7 +83,8 @@ def find_layout(
         config.parallel,
         preset,
         world.size,
-        one_machine=world.one_machine,
+        link=find_link(world.ranks, world.device, one_machine=world.one_machine),
+        value_bytes=2 if WIRE_DTYPES[config.wire] else 4,
         hidden=(hidden6, hidden7),
         skips_steps=precision == "fp16",
     )

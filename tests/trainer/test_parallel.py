@@ -9,11 +9,20 @@ import torch
 from pipeline.loader import Batch
 from tests.trainer.conftest import make_batch
 from tests.trainer.ranks import run_ranks
+from trainer.link import (
+    GRADIENTS,
+    HOST_MEMORY,
+    NETWORK,
+    NVLINK,
+    PCI_EXPRESS,
+    PROCESSORS,
+    Link,
+)
 from trainer.loop import Trainer
 from trainer.model import AlexNet
 from trainer.optimizer import momentum_state
 from trainer.override import override
-from trainer.parallel import ALONE, MODES, Layout, build_layout, choose_mode
+from trainer.parallel import ALONE, EQUAL_BATCH, MODES, Layout, build_layout, choose_mode
 from trainer.preset import Preset
 from trainer.presets import KRIZ2012, MODERN, PAPER
 
@@ -242,23 +251,40 @@ def test_columns_need_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "batch", "ranks", "one_machine", "mode"),
+    ("asked", "batch", "ranks", "link", "wire_bytes", "mode", "reason"),
     [
-        ("auto", 128, 2, True, "hybrid"),
-        ("auto", 1024, 2, True, "data"),
-        ("auto", 128, 4, False, "data"),
-        ("auto", 128, 3, True, "data"),
-        ("columns", 1024, 2, True, "columns"),
+        ("auto", 128, 2, NVLINK, 4, "hybrid", "by NVLink take longer than 64 images each hide"),
+        ("auto", 256, 2, NVLINK, 4, "data", "128 images each hide the exchange"),
+        ("auto", 256, 4, NVLINK, 4, "hybrid", "64 images each"),
+        ("auto", 256, 4, NVLINK, 2, "data", "64 images each"),
+        ("auto", 1024, 2, PCI_EXPRESS, 4, "hybrid", "by PCI Express"),
+        ("auto", 1024, 2, PCI_EXPRESS, 2, "data", "by PCI Express"),
+        ("auto", 2048, 2, HOST_MEMORY, 4, "hybrid", "by host memory"),
+        ("auto", 128, 2, NETWORK, 4, "hybrid", "by a network"),
+        ("auto", 2048, 2, PROCESSORS, 4, "hybrid", "by this machine's processors"),
+        ("auto", 4096, 2, PROCESSORS, 4, "data", "maps of hybrid are as many"),
+        ("auto", 128, 3, NVLINK, 4, "data", "3 processes do not divide"),
+        ("columns", 1024, 2, NVLINK, 4, "columns", "asked for"),
     ],
 )
-def test_the_mode_is_chosen_by_batch_and_machines(
-    asked: str, batch: int, ranks: int, one_machine: bool, mode: str
+def test_the_mode_is_chosen_by_batch_link_and_ranks(
+    asked: str, batch: int, ranks: int, link: Link, wire_bytes: int, mode: str, reason: str
 ) -> None:
     preset = override(PAPER, {"batch_size": batch})
-    found, reason = choose_mode(
-        asked, preset, ranks, one_machine=one_machine, hidden=(4096, 4096)
+    found, told = choose_mode(
+        asked, preset, ranks, link=link, value_bytes=wire_bytes, hidden=(4096, 4096)
     )
-    assert found == mode and reason
+    assert found == mode and reason in told
+
+
+def test_maps_are_as_many_values_as_gradients_from_the_batch_that_is_said() -> None:
+    """To the power of two: what two ranks send of either."""
+    with torch.device("meta"):
+        net = AlexNet(PAPER, 1000)
+    units = sum(p.numel() for n, p in net.named_parameters() if n.endswith("weight") and "fc" in n)
+    assert units == GRADIENTS
+    maps = net.fc6.in_features + net.hidden[0] + net.num_classes
+    assert 2**0.5 / 2 < EQUAL_BATCH / (units / maps) < 2**0.5
 
 
 @pytest.mark.parametrize(
@@ -273,5 +299,5 @@ def test_a_network_that_cannot_be_shared_out_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         choose_mode(
-            asked, override(PAPER, changes), 2, one_machine=True, hidden=(4096, 4096)
+            asked, override(PAPER, changes), 2, link=PROCESSORS, hidden=(4096, 4096)
         )

@@ -117,8 +117,8 @@ def test_two_agents_act_as_two_machines_and_a_killed_rank_is_started_again_on_bo
     ends = [finish(agent) for agent in agents]
     assert [code for code, _, _ in ends] == [0, 0], ends
     told = "".join(out for _, out, _ in ends)
-    assert "2 processes, data: several machines" in told and "resuming" in told
-    assert_bit_equal(undisturbed(shard_folder, "data"), out)
+    assert "2 processes, hybrid: " in told and "by a network" in told and "resuming" in told
+    assert_bit_equal(undisturbed(shard_folder, "hybrid"), out)
 
 
 @pytest.mark.slow
@@ -127,7 +127,8 @@ def test_two_agents_stop_together_and_the_run_goes_on_on_one_machine(
 ) -> None:
     """A scheduler signals the ranks of one machine alone, as Slurm's --signal does."""
     port, out = free_port(), tmp_path / "run"
-    agents = [torchrun(port, shard_folder, out, *RUN, *OFTEN) for _ in range(2)]
+    options = (*RUN, *OFTEN, "--parallel", "data")
+    agents = [torchrun(port, shard_folder, out, *options) for _ in range(2)]
     wait_until(lambda: saved_step(out) >= 5)
     psutil.Process(agents[1].pid).children()[0].send_signal(signal.SIGUSR1)
     ends = [finish(agent) for agent in agents]
