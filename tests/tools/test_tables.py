@@ -22,6 +22,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "README.md").write_text(PAGE.format("old"))
     (tmp_path / "shards/README.md").write_text(PAGE.format(TABLE))
     monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "PAGES", ("README.md", "shards/README.md"))
     return tmp_path
 
 
