@@ -23,6 +23,8 @@ from pipeline.transfer import read_file
 CENTRE = 128  # products are of values centred here: sums over 10**9 images fit int64
 PCA_NAME = "pca.json"
 MEAN_NAME = "mean.npy"
+# Square roots of ImageNet's eigenvalues, 0..255 units (computerhistory/AlexNet-Source-Code)
+ROOTS_2012 = (121.8, 37.1, 19.7)
 
 
 class Sums:

@@ -11,9 +11,16 @@ import numpy as np
 
 from pipeline.locations import Location
 from pipeline.manifest import open_dataset
-from pipeline.moments import MEAN_NAME, PCA_NAME, Statistics, statistics, write_statistics
-from pipeline.totals import decode_sums, merge_sums
 from pipeline.messages import clear_errors
+from pipeline.moments import (
+    MEAN_NAME,
+    PCA_NAME,
+    ROOTS_2012,
+    Statistics,
+    statistics,
+    write_statistics,
+)
+from pipeline.totals import decode_sums, merge_sums
 from tools.progress import Progress
 
 ALPHA_STD = 0.1  # the paper, section 4.1
@@ -40,7 +47,8 @@ def _print(shards: Path, found: Statistics) -> None:
     roots = np.sqrt(found.eigenvalues)
     click.echo(f"{found.num_pixels:,} pixels; mean colour (R, G, B) {_row(found.mean)}")
     click.echo(f"eigenvalues               {_row(found.eigenvalues)}")
-    click.echo(f"square roots              {_row(roots)}   (ImageNet in 2012: 121.8  37.1  19.7)")
+    of_2012 = "  ".join(map(str, ROOTS_2012))
+    click.echo(f"square roots              {_row(roots)}   (ImageNet in 2012: {of_2012})")
     for axis in range(3):
         offset = found.eigenvectors[:, axis] * roots[axis] * ALPHA_STD
         click.echo(

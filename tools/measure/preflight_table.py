@@ -15,8 +15,8 @@ def preflight_table(report: Mapping[str, Any]) -> str:
         "",
         f"{settings['preset']} on the {settings['device']} of this machine: "
         f"{images_text(expected['images_per_second'])} images/s, "
-        f"{_hours(expected['hours_per_epoch'])} an "
-        f"epoch of {settings['images']:,} images, {_hours(expected['hours'])} for "
+        f"{hours_text(expected['hours_per_epoch'])} an "
+        f"epoch of {settings['images']:,} images, {hours_text(expected['hours'])} for "
         f"{settings['epochs']} epochs",
         "",
         row("GPUs", "images/s", "an epoch", "in all", "delivered", "fed"),
@@ -27,17 +27,18 @@ def preflight_table(report: Mapping[str, Any]) -> str:
         told = (
             [
                 f"{each['images_per_second']:,.0f}",
-                _hours(each["hours_per_epoch"]),
-                _hours(each["hours"]),
+                hours_text(each["hours_per_epoch"]),
+                hours_text(each["hours"]),
             ]
             if known
             else ["?", "?", "?"]
         )
         lines.append(row(str(each["devices"]), *told, f"{each['delivered']:,.0f}", fed))
-    return "\n".join([*lines, "", _memory(report["memory"]), report["advice"]])
+    return "\n".join([*lines, "", memory_text(report["memory"]), report["advice"]])
 
 
-def _memory(memory: Mapping[str, Any]) -> str:
+def memory_text(memory: Mapping[str, Any]) -> str:
+    """What a process needs, what is there, and what the shards and the decoded images take."""
     gpu, fit = memory["gpu_bytes"], "fit" if memory["shards_fit"] else "do not fit"
     parts = [
         f"{_bytes(memory['process_bytes'])} a process" if memory["process_bytes"] else "",
@@ -52,7 +53,8 @@ def _bytes(number: int) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
 
 
-def _hours(hours: float) -> str:
+def hours_text(hours: float) -> str:
+    """A time in the unit that suits it."""
     if hours >= 1:
         return f"{hours:,.1f} h"
     return f"{60 * hours:,.1f} min" if hours >= 1 / 60 else f"{3600 * hours:,.1f} s"

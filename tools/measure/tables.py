@@ -6,13 +6,17 @@ table, `<!-- end of table -->`. KIND is one of KINDS; FILE is relative to the pr
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.moments import ROOTS_2012
+from tools.measure.machine_line import machine_line
+from tools.measure.plots import images_text
+from tools.measure.preflight_table import hours_text, memory_text
+
 START = re.compile(r"<!-- table: (?P<file>\S+) (?P<kind>\S+) -->\n")
 END = "<!-- end of table -->"
-COMMIT_CHARACTERS = 9
 Report = Mapping[str, Any]
 
 
@@ -105,53 +109,47 @@ def fed(report: Report) -> str:
     return f"{table}\n\nTime of a step with real data: {told}. In its own words: {advice}."
 
 
-def machine(report: Report) -> str:
-    """On what, with what and when it was measured, in one line; what is not recorded is left out.
-
-    A clock is that at the time of measuring, and the most there is where the system says it.
-    """
-    found = report["machine"]
-    memory = f"{found['memory_bytes'] / 2**30:.0f} GiB" if found["memory_bytes"] else "?"
-    clocks = found.get("clocks") or {}
-    parts = [
-        f"{found['cpu']}{_cpu_clock(clocks.get('cpu'))}",
-        f"{found['cores']} cores",
-        memory,
-        *_drive(found.get("drive")),
-        f"GPU: {found['gpu'] or 'none'}{_gpu_clocks(clocks.get('gpu'))}",
+def costs(report: Report) -> str:
+    """CPU time that a loader costs the thread which takes its batches, and memory it keeps."""
+    rows = [
+        [
+            result["name"],
+            *_spread(result["caller_us_per_image"], ".1f"),
+            *(f"{result['anonymous_mb'][name]:,.0f} MB" for name in ("first", "last")),
+        ]
+        for result in report["results"]
     ]
-    versions = ", ".join(f"{name} {known}" for name, known in found["versions"].items() if known)
-    return (
-        f"*{', '.join(parts)}; "
-        f"Python {found['python']}, {versions}; {found['date_utc'][:10]}, commit "
-        f"{_commit(found['commit'])}, {report['settings']['repeats']} rounds.*"
-    )
+    head = ["CPU of the caller, µs an image", "median", "least–most"]
+    return _markdown([*head, "memory after the first pass", "after the last"], rows)
 
 
-def _cpu_clock(clock: Mapping[str, float] | None) -> str:
-    if not clock or not clock["mhz"]:
-        return ""
-    most = f" of {clock['max_mhz']:,.0f}" if clock["max_mhz"] else ""
-    return f" at {clock['mhz']:,.0f}{most} MHz"
+def preflight(report: Report) -> str:
+    """What a training is to expect: as it is here, and of several GPUs; memory; what is short."""
+    expected, settings = report["expected"], report["settings"]
+    rows = [["this machine", *_expectation(expected), "", ""]]
+    for each in report["outlook"]:
+        fed = {True: "yes", False: f"no: {each['short']}", None: "?"}[each["fed"]]
+        name = f"{each['devices']} GPU{'s' * (each['devices'] > 1)}"
+        rows.append([name, *_expectation(each), f"{each['delivered']:,.0f}", fed])
+    head = [f"{settings['preset']}, width {settings['width']:g}", "images/s", "an epoch"]
+    table = _markdown([*head, f"{settings['epochs']} epochs", "delivered images/s", "fed"], rows)
+    told = f"{memory_text(report['memory'])}. In its own words: {report['advice']}."
+    return f"{table}\n\n{told[0].upper()}{told[1:]}"
 
 
-def _gpu_clocks(gpus: Sequence[Mapping[str, str]] | None) -> str:
-    """Of the first: those of a machine are alike."""
-    if not gpus:
-        return ""
-    of = gpus[0]
-    return (
-        f" at {of['clocks.sm']} of {of['clocks.max.sm']}, memory {of['clocks.mem']}, "
-        f"{of['power.limit']}, driver {of['driver_version']}"
-    )
+def _expectation(of: Mapping[str, Any]) -> list[str]:
+    if of["images_per_second"] is None:
+        return ["?", "?", "?"]
+    speed = images_text(of["images_per_second"])
+    return [speed, hours_text(of["hours_per_epoch"]), hours_text(of["hours"])]
 
 
-def _drive(drive: Mapping[str, Any] | None) -> list[str]:
-    """The drive that the shards were read from."""
-    if not drive:
-        return []
-    kind = {True: "disk", False: "SSD"}.get(drive["rotational"], "drive")
-    return [f"{kind} {drive['model'] or drive['device']} ({drive['filesystem']})"]
+def lighting(report: Report) -> str:
+    """Standard deviations of a data set's colours, of tools/compute_pca.py's pca.json."""
+    roots = [f"{value**0.5:.1f}" for value in report["eigenvalues"]]
+    ours = [f"{report['num_pixels']:,} pixels", *roots]
+    of_2012 = ["ImageNet, 2012", *map(str, ROOTS_2012)]
+    return _markdown(["square roots of the eigenvalues", "1", "2", "3"], [ours, of_2012])
 
 
 KINDS: dict[str, Callable[[Report], str]] = {
@@ -161,20 +159,16 @@ KINDS: dict[str, Callable[[Report], str]] = {
     "errors": errors,
     "rates": rates,
     "fed": fed,
-    "machine": machine,
+    "costs": costs,
+    "preflight": preflight,
+    "lighting": lighting,
+    "machine": machine_line,
 }
 
 
 def _spread(spread: Mapping[str, float], form: str) -> list[str]:
     least, most = format(spread["min"], form), format(spread["max"], form)
     return [format(spread["median"], form), f"{least}–{most}"]
-
-
-def _commit(commit: str | None) -> str:
-    if commit is None:
-        return "unknown"
-    number, changed, _ = commit.partition("+")
-    return number[:COMMIT_CHARACTERS] + (" with changes" if changed else "")
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
