@@ -91,8 +91,13 @@ def errors(report: Report) -> str:
 
 
 def rates(report: Report) -> str:
-    """Top-1 errors of torchvision's recipe with seed 0 at each learning rate that was tried."""
-    tried = report["rates"]
+    """Top-1 errors of torchvision's recipe with seed 0 at each learning rate that was tried.
+
+    A sentence where none was: with --no-torchvision.
+    """
+    tried = report.get("rates")
+    if not tried:
+        return "In this run no learning rate of torchvision's recipe was searched for."
     head = ["torchvision AlexNet, seed 0, rate", *(f"{one['rate']:g}" for one in tried)]
     return _markdown(head, [["top-1 error", *(f"{one['top1_error']:.1%}" for one in tried)]])
 

@@ -107,6 +107,12 @@ def test_a_table_holds_the_numbers_of_its_file_and_the_rest_of_the_page_stays(
     assert fill_tables(filled, root) == filled
 
 
+@pytest.mark.parametrize("report", [{"rates": []}, {}])
+def test_without_a_search_for_rates_the_page_says_so(report: dict[str, Any], root: Path) -> None:
+    (root / "r.json").write_text(json.dumps(report))
+    assert "no learning rate of torchvision's recipe was" in fill_tables(page("rates"), root)
+
+
 def test_each_of_several_tables_is_filled(root: Path) -> None:
     filled = fill_tables(page("speeds") + page("ratios"), root)
     assert TABLES["speeds"] in filled and TABLES["ratios"] in filled
