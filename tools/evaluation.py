@@ -8,7 +8,13 @@ from typing import Any
 
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.manifest import Dataset
-from trainer.checkpoint import Checkpoint, load_checkpoint, require_classes, restore_model
+from trainer.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    require_classes,
+    require_finite,
+    restore_model,
+)
 from trainer.config import find_device
 from trainer.evaluate import Tally, evaluate_together
 from trainer.precision import set_float32_products
@@ -35,8 +41,8 @@ class Evaluation:
     def run(self) -> dict[str, Any]:
         """The errors, JSON-able: over all images, of each checkpoint, of each class.
 
-        ValueError where a checkpoint cannot be read or knows other classes than the shards, or
-        where there is no such split.
+        ValueError where a checkpoint cannot be read, has weights that are no numbers or knows
+        other classes than the shards, or where there is no such split.
         """
         place = find_device(self.device)
         set_float32_products("fp32", place)
@@ -56,6 +62,7 @@ class Evaluation:
             for path in self.checkpoints:
                 checkpoint = load_checkpoint(path)
                 require_classes(checkpoint, loader.dataset.classes, str(self.shards), str(path))
+                require_finite(checkpoint, str(path))
                 models.append(restore_model(checkpoint, place))
                 checkpoints.append(_about(path, checkpoint))
             tallies = evaluate_together(models, loader, self.views)

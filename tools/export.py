@@ -12,7 +12,7 @@ import click
 from pipeline.atomic import write_whole
 from pipeline.messages import clear_errors
 from tools.interchange import INPUT, SAFETENSORS_INPUT, TOLERANCE, to_onnx, to_safetensors
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import load_checkpoint, require_finite
 
 
 @click.command()
@@ -32,6 +32,7 @@ def main(checkpoint: Path, out: Path) -> None:
     if out.suffix not in (".onnx", ".safetensors"):
         raise click.UsageError(f"--out is {out}, must end with .onnx or .safetensors")
     found = load_checkpoint(checkpoint)
+    require_finite(found, str(checkpoint))
     if out.exists() and out.samefile(checkpoint):
         raise click.UsageError(f"--out is {out}, the checkpoint itself; choose another name")
     if out.suffix == ".onnx":

@@ -16,7 +16,7 @@ from pipeline.atomic import write_whole
 from pipeline.messages import clear_errors
 from tools.evaluation import VIEWS
 from tools.prediction import Predictor
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import load_checkpoint, require_finite
 from trainer.config import DEVICES, find_device
 
 
@@ -41,7 +41,9 @@ def main(
     A file that is no photograph is named with the reason, the rest goes on, and the exit code is 1
     in the end.
     """
-    predictor = Predictor(load_checkpoint(checkpoint), find_device(device), int(views))
+    loaded = load_checkpoint(checkpoint)
+    require_finite(loaded, str(checkpoint))
+    predictor = Predictor(loaded, find_device(device), int(views))
     found = []
     for prediction in predictor.predict(photos, batch_size):
         found.append(dataclasses.asdict(prediction))

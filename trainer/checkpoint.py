@@ -196,3 +196,16 @@ def require_classes(
     for i, (mine, theirs) in enumerate(zip(own, classes, strict=True)):
         if mine != theirs:
             raise ValueError(f"class {i} is {mine!r} in {name}, {theirs!r} in {where}; {mend}")
+
+
+def require_finite(checkpoint: Checkpoint, name: str) -> None:
+    """ValueError where what was validated holds a NaN or an infinity: it would predict nothing.
+
+    name: what the message calls the checkpoint.
+    """
+    for tensor_name, tensor in checkpoint.tested.items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"{name}: {tensor_name} holds values that are not finite numbers, so its training "
+                f"diverged; {MEND}"
+            )

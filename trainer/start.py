@@ -14,6 +14,7 @@ from trainer.checkpoint import (
     load_tensors,
     network_differences,
     require_classes,
+    require_finite,
 )
 from trainer.config import WIRE_DTYPES, RunConfig
 from trainer.architecture import scaled
@@ -102,9 +103,10 @@ def load_pretrained(
 
     The averaged weights where the other run kept them. With `replace_head` the last layer, and so
     the classes, stay the network's own. ValueError naming what differs where the checkpoint is of
-    another network, mean, width or classes.
+    another network, mean, width or classes, or has weights that are no numbers.
     """
     checkpoint = load_checkpoint(path)
+    require_finite(checkpoint, f"--init-from {path}")
     if different := network_differences(checkpoint, model, new_head=True):
         raise ValueError(
             f"--init-from {path} is another network: {'; '.join(different)}. Ask for the same "

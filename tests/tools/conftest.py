@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import RunConfig
 from trainer.session import Session
 
@@ -27,6 +29,16 @@ def kriz2012_folder(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory
     """A finished run of the network that has every kind of layer."""
     folder = tmp_path_factory.mktemp("run") / "kriz2012"
     return train(shard_folder, folder, preset="kriz2012", width=1 / 32)
+
+
+@pytest.fixture(scope="session")
+def diverged(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a weight that is no number, as no run writes it."""
+    checkpoint = load_checkpoint(run_folder / "last.safetensors")
+    checkpoint.tested["fc7.weight"][0, 0] = torch.nan
+    path = tmp_path_factory.mktemp("diverged") / "nan.safetensors"
+    save_checkpoint(path, checkpoint)
+    return path
 
 
 def train(shards: Path, folder: Path, **options: Any) -> Path:

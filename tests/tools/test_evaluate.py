@@ -101,7 +101,7 @@ def test_the_table_of_classes_is_complete_and_the_worst_come_first(
 
 
 def test_what_does_not_fit_is_refused_with_1(
-    run_folder: Path, shard_folder: Path, tmp_path: Path
+    run_folder: Path, diverged: Path, shard_folder: Path, tmp_path: Path
 ) -> None:
     checkpoint = run_folder / "last.safetensors"
     (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:5000])
@@ -109,6 +109,7 @@ def test_what_does_not_fit_is_refused_with_1(
         (checkpoint, tmp_path / "none", (), "none"),
         (tmp_path / "none", shard_folder, (), "no such checkpoint"),
         (tmp_path / "cut.safetensors", shard_folder, (), "no whole safetensors file"),
+        (diverged, shard_folder, (), "nan.safetensors: fc7.weight holds values that are not"),
         (checkpoint, shard_folder, ("--split", "test"), "no split 'test'"),
     ):
         result = call(path, shards, *options)

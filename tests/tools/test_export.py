@@ -53,3 +53,12 @@ def test_nothing_is_written_where_the_extra_is_missing(
     result = call(run_folder / "last.safetensors", "--out", tmp_path / "net.onnx")
     assert result.exit_code == 1 and "pip install 'fullfeed[export]'" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "safetensors"])
+def test_a_network_that_diverged_is_not_written(
+    suffix: str, diverged: Path, tmp_path: Path
+) -> None:
+    result = call(diverged, "--out", tmp_path / f"net.{suffix}")
+    assert result.exit_code == 1 and "fc7.weight holds values that are not" in result.output
+    assert list(tmp_path.iterdir()) == []

@@ -52,6 +52,12 @@ def test_a_file_that_is_no_checkpoint_is_one_message(image_folder: Path, tmp_pat
     assert len(result.output.splitlines()) == 1
 
 
+def test_a_network_that_diverged_predicts_nothing(diverged: Path, image_folder: Path) -> None:
+    result = call(diverged, image_folder / "val" / "ant")
+    assert result.exit_code == 1 and "%" not in result.output
+    assert "nan.safetensors: fc7.weight holds values that are not finite" in result.output
+
+
 def test_it_runs_as_a_file_with_the_checkpoint_alone(
     run_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:

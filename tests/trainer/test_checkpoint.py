@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from trainer.checkpoint import (
     load_checkpoint,
     load_model,
     require_classes,
+    require_finite,
     restore_model,
     save_checkpoint,
 )
@@ -238,3 +240,16 @@ def test_a_checkpoint_replaced_while_it_is_read_is_one_of_the_two(tmp_path: Path
     finally:
         done.set()
         writer.join()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused_by_name(value: float) -> None:
+    good = trained()
+    require_finite(good, "a.safetensors")
+    bad = {name: tensor.clone() for name, tensor in good.model.items()}
+    bad["conv3.weight"][1, 0, 2, 2] = value
+    message = r"^a\.safetensors: conv3\.weight holds values that are not finite"
+    for broken in (dataclasses.replace(good, model=bad), dataclasses.replace(good, ema=bad)):
+        with pytest.raises(ValueError, match=message):
+            require_finite(broken, "a.safetensors")
+    require_finite(dataclasses.replace(good, model=bad, ema=good.model), "a.safetensors")

@@ -128,6 +128,14 @@ def test_a_checkpoint_of_another_variant_is_refused_by_what_differs(
             load_pretrained(star(**changes), path, CLASSES, replace_head=replace_head)
 
 
+def test_weights_of_a_run_that_diverged_are_refused(path: Path) -> None:
+    saved = load_checkpoint(path)
+    saved.model["conv6.bias"][0] = torch.inf
+    save_checkpoint(path, saved)
+    with pytest.raises(ValueError, match="--init-from .*pre.safetensors: conv6.bias holds values"):
+        load_pretrained(star(), path, CLASSES, replace_head=False)
+
+
 def test_a_checkpoint_of_another_width_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="width is 0.03125, asked for 0.0625"):
         load_pretrained(AlexNet(STAR, 3, 1 / 16), path, CLASSES, replace_head=True)
