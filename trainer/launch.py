@@ -25,6 +25,11 @@ END_NOTE, STOP_NOTE = "end", "stop"
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 FAILED, PREEMPTED = 1, 75
 GRACE_SECONDS = 60  # for the other ranks to end when one has crashed
+STORE_VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+STORE_TOLD = (
+    f"warning: {STORE_VARIABLE}=1 is not set for torchrun: processes that it starts again after a "
+    f"crash may be given the addresses of the dead (pytorch issue 135712)"
+)
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -74,17 +79,26 @@ def begin_rank() -> None:
     """The first thing a rank does: ends at once where the run has ended or is to stop already.
 
     Also has the kernel send SIGTERM should the launcher be killed (torchrun is by a SIGUSR1), so
-    that no rank is left behind.
+    that no rank is left behind. Warns where torchrun was started so that a restart may fail.
     """
     if is_rank() and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     notes = _notes()
     if notes is None:
+        if _may_find_the_dead():
+            print(STORE_TOLD, file=sys.stderr, flush=True)
         return
     if has_ended():
         sys.exit(0)
     if (notes / STOP_NOTE).exists():
         end_rank(PREEMPTED)
+
+
+def _may_find_the_dead() -> bool:
+    """Whether this is the first rank of a launcher that shares its store with restarted ranks."""
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    return is_rank() and shared and restarts and os.environ.get("RANK") == "0"
 
 
 def claim_end(code: int) -> bool:
@@ -152,7 +166,7 @@ def _rank_environment(notes: Path, processes: int) -> dict[str, str]:
         ),
         # A store shared with the agent hands out addresses of killed ranks after a restart
         # (pytorch issue 135712).
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        STORE_VARIABLE: "1",
     }
 
 

@@ -21,10 +21,12 @@ from trainer.optimizer import build_optimizer, set_learning_rates
 from trainer.parallel import UNIT_LAYERS, Layout
 from trainer.precision import Arithmetic, zero_momentum
 from trainer.preset import Preset
-from trainer.reducer import GradientReducer
+from trainer.reducer import BUCKET_BYTES, GradientReducer
 from trainer.schedule import build_schedule
 from trainer.weight_report import WeightChange, copy_weights, weight_changes
 from trainer.world import Wish
+
+NUM_KERNEL_BUCKETS = 4  # about: conv5, conv4, conv3, the first two; all leave beside backward
 
 
 class Feed(Protocol):
@@ -240,7 +242,14 @@ def _reducers(model: AlexNet, wire_dtype: torch.dtype | None) -> list[GradientRe
     units = [p for name, p in model.named_parameters() if name.startswith(UNIT_LAYERS)]
     kernels = [p for name, p in model.named_parameters() if not name.startswith(UNIT_LAYERS)]
     layout = model.layout
+    part_bytes = max(1, sum(p.nbytes for p in kernels) // NUM_KERNEL_BUCKETS)
     return [
         GradientReducer(units, layout.unit_copies, wire_dtype=wire_dtype, title="units"),
-        GradientReducer(kernels, layout.kernel_copies, wire_dtype=wire_dtype, title="kernels"),
+        GradientReducer(
+            kernels,
+            layout.kernel_copies,
+            wire_dtype=wire_dtype,
+            bucket_bytes=min(BUCKET_BYTES, part_bytes),
+            title="kernels",
+        ),
     ]

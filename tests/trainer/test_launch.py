@@ -155,6 +155,33 @@ def test_a_rank_that_starts_after_a_stop_was_asked_for_ends_at_once(
     assert not claim_end(1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({}, True),
+        ({"RANK": "1"}, False),  # once is enough
+        ({"TORCHELASTIC_USE_AGENT_STORE": "False"}, False),  # as with the variable set
+        ({"TORCHELASTIC_MAX_RESTARTS": "0"}, False),
+    ],
+)
+def test_a_torchrun_whose_restarts_may_fail_is_told_of(
+    changes: dict[str, str],
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by_torchrun = {
+        "LOCAL_RANK": "0", "RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_MAX_RESTARTS": "3",
+    }  # fmt: skip
+    for name, value in (by_torchrun | changes).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(NOTES_VARIABLE, raising=False)
+    monkeypatch.setattr("trainer.launch.sys.platform", "other")  # this process is to live on
+    begin_rank()
+    assert ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is not set" in capsys.readouterr().err) is warned
+
+
 def test_without_a_launcher_the_code_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.delenv(NOTES_VARIABLE, raising=False)

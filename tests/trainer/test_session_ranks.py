@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.loader import Batch, Loader
+from tests.conftest import compute_statistics, prepare_here, write_source
 from tests.trainer.ranks import run_ranks
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import RunConfig
@@ -39,7 +40,8 @@ def here() -> World:
     cpu = torch.device("cpu")
     if not dist.is_initialized():
         return World(device=cpu)
-    return World(device=cpu, rank=dist.get_rank(), size=NUM_RANKS, local_size=NUM_RANKS)
+    size = dist.get_world_size()
+    return World(device=cpu, rank=dist.get_rank(), size=size, local_size=size)
 
 
 def train(asked: RunConfig) -> bool:
@@ -212,6 +214,22 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_nothing_is_lost(
         torch.testing.assert_close(
             getattr(first, part), getattr(second, part), rtol=0, atol=0
         )
+
+
+def test_a_rank_without_any_image_to_validate_counts_with_the_others(tmp_path: Path) -> None:
+    """Three images, four ranks: the first one's part is empty in every mode."""
+    source = write_source(tmp_path / "source", train_per_class=4, val_per_class=1)
+    shards = tmp_path / "shards"
+    prepare_here(source, shards)
+    compute_statistics(shards)
+    options: dict[str, Any] = {"batch_size": 4, "weight_report": 1}
+    asked = [config(shards, tmp_path / mode, parallel=mode, **options) for mode in MODES]
+    for results in run_ranks(4, train_all, asked):
+        assert all(results)
+    assert train(config(shards, tmp_path / "alone", **options))
+    for mode in MODES:
+        assert metrics(tmp_path / mode)[0]["num_val_images"] == 3
+        assert_close_runs(tmp_path / "alone", tmp_path / mode)
 
 
 def refusal(asked: RunConfig) -> str:

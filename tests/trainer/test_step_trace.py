@@ -1,6 +1,7 @@
 """The trace of a run in two processes: what Perfetto opens, and what it shows."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,32 @@ def ranges(path: Path, name: str) -> list[tuple[float, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "leaving"),
+    [("data", ["0 of units", "0 of kernels", "1 of kernels"]), ("hybrid", ["0 of kernels"])],
+)
 def test_gradients_leave_while_backward_goes_on_in_the_trace_of_each_process(
-    shard_folder: Path, tmp_path: Path
+    mode: str, leaving: list[str], shard_folder: Path, tmp_path: Path
 ) -> None:
-    options = ("--preset", "paper", "--epochs", "1", "--parallel", "data", "--profile", "2")
+    """Each bucket before the next is complete, in the order of backward, and waited for after."""
+    options = ("--preset", "paper", "--epochs", "1", "--parallel", mode, "--profile", "2")
     code, _, err = finish(start(shard_folder, tmp_path, *options))
     assert code == 0, err
     for rank in range(2):
         path = tmp_path / trace_name(rank)
         backward = ranges(path, "backward")
         assert len(backward) == len(ranges(path, "forward")) == NUM_STEPS
-        for part in ("units", "kernels"):
-            sent, waited = ranges(path, f"send bucket 0 of {part}"), ranges(
-                path, f"wait for bucket 0 of {part}"
-            )
-            for (begin, end), (left, _), (_, there) in zip(backward, sent, waited, strict=True):
-                assert begin < left < end < there
-        units, kernels = (ranges(path, f"send bucket 0 of {p}") for p in ("units", "kernels"))
-        assert all(first[1] < second[0] for first, second in zip(units, kernels, strict=True))
+        for bucket, later in pairwise([*leaving, "3 of kernels"]):
+            sent, next_sent, waited = (
+                ranges(path, name)
+                for name in (
+                    f"send bucket {bucket}", f"send bucket {later}", f"wait for bucket {bucket}"
+                )
+            )  # fmt: skip
+            for step in range(NUM_STEPS):
+                begin, end = backward[step]
+                assert begin < sent[step][0] < sent[step][1] < next_sent[step][0] < end
+                assert end < waited[step][1]
         assert len(ranges(path, "gloo:all_reduce")) >= 2 * NUM_STEPS
 
 
