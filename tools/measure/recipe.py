@@ -163,9 +163,10 @@ def take_turns(
         for recipe in recipes:
             done = recipe.run(epochs[recipe.name], seed)
             runs[recipe.name].append(done)
+            ended = ", diverged" if done.diverged else ""
             report(
                 f"seed {seed}: {recipe.name}, {epochs[recipe.name]} epochs in {done.seconds:.0f} "
-                f"s, top-1 error {done.top1_error:.1%}"
+                f"s, top-1 error {done.top1_error:.1%}{ended}"
             )
     return runs
 
@@ -185,6 +186,7 @@ def result_of(name: str, num_epochs: int, runs: Sequence[Run]) -> dict[str, Any]
                 "top1_error": run.top1_error,
                 "top5_error": run.top5_error,
                 "train_seconds": round(run.seconds, 2),
+                "diverged": run.diverged,
             }
             for seed, run in enumerate(runs)
         ],

@@ -3,6 +3,7 @@
 import io
 import json
 import tempfile
+import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,17 @@ from trainer.session import Session
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished training: what it cost and what is left wrong; errors are fractions, 0..1."""
+    """A finished training: what it cost and what is left wrong; errors are fractions, 0..1.
+
+    One whose loss is no number any more has ended too: it is wrong about every image, and has no
+    epochs to be timed but the one in which that was found.
+    """
 
     epoch_seconds: tuple[float, ...]  # of training, validation aside
     num_images: int  # trained on
     top1_error: float  # of the centre crop, after the last epoch
     top5_error: float
+    diverged: bool = False
 
     @property
     def seconds(self) -> float:
@@ -71,8 +77,14 @@ class OurRecipe:
         with tempfile.TemporaryDirectory(prefix="fullfeed-recipe-") as folder:
             config = self._config(num_epochs, seed, Path(folder))
             with redirect_stdout(io.StringIO()), Session(config) as session:
-                if not session.run():
-                    raise KeyboardInterrupt
+                started = time.perf_counter()
+                try:
+                    if not session.run():
+                        raise KeyboardInterrupt
+                except ValueError as error:
+                    if not isinstance(error.__cause__, FloatingPointError):
+                        raise
+                    return _diverged(time.perf_counter() - started)
             lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
         epochs = [json.loads(line) for line in lines]
         return Run(
@@ -83,3 +95,9 @@ class OurRecipe:
             top1_error=epochs[-1]["top1_error"],
             top5_error=epochs[-1]["top5_error"],
         )
+
+
+def _diverged(seconds: float) -> Run:
+    return Run(
+        epoch_seconds=(seconds,), num_images=0, top1_error=1.0, top5_error=1.0, diverged=True
+    )

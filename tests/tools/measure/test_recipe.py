@@ -1,5 +1,6 @@
 """Recipes take turns, within a budget of epochs, or of minutes turned into epochs beforehand."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -130,6 +131,21 @@ def test_a_variant_is_a_preset_with_what_is_set_of_it(
     assert recipe.name == "paper, lighting=std, columns=1"
     assert asked_preset(config) == override(PAPER, {"lighting": "std", "columns": 1})
     assert (config.epochs, config.seed, config.width) == (1, 7, 1 / 32)
+
+
+def test_a_run_that_diverges_is_wrong_about_all_and_ends_no_contest(shard_folder: Path) -> None:
+    recipe = OurRecipe(
+        shards=shard_folder, width=1 / 32, device="cpu", variant="paper learning_rate=1e6"
+    )
+    lines: list[str] = []
+    (run,) = take_turns([recipe], {recipe.name: 1}, range(1), lines.append)[recipe.name]
+    assert run.diverged and (run.top1_error, run.top5_error) == (1.0, 1.0)
+    assert lines[0].endswith("top-1 error 100.0%, diverged")
+    (told,) = result_of(recipe.name, 1, [run])["runs"]
+    assert told["diverged"] and told["train_seconds"] >= 0
+    missing = dataclasses.replace(recipe, shards=shard_folder / "none")
+    with pytest.raises(ValueError, match="none"):
+        missing.run(1, 0)
 
 
 @pytest.mark.parametrize("epochs", [pytest.param(None, marks=pytest.mark.slow), 1])
