@@ -20,7 +20,7 @@ from pipeline.ledger import (
 )
 from pipeline.loader_config import LoaderConfig
 from pipeline.manifest import Dataset
-from pipeline.order import ORDER_VERSION, Rows, Window, order
+from pipeline.order import ORDER_VERSION, ORDERS, Rows, Window, local_order, order
 from pipeline.shards import Index
 from tools.progress import Progress
 
@@ -38,6 +38,7 @@ class EpochOptions:
     world_size: int = 1
     batch_size: int | None = None
     window: Window = "all"
+    order: str = "global"
     split: str = "train"
     ledger: Path | None = None
     deliver: bool = False
@@ -78,6 +79,12 @@ EPOCH_OPTIONS = (
         callback=_window,
         metavar="W|all",
         help="Shards shuffled together.",
+    ),
+    click.option(
+        "--order",
+        default="global",
+        type=click.Choice(ORDERS),
+        help="local: each rank draws from its own share of the images.",
     ),
     click.option(
         "--split", default="train", help="train in random order, others in index order."
@@ -125,7 +132,8 @@ def report_epoch(dataset: Dataset, options: EpochOptions, seed: int) -> bool:
             training=config.training,
         )
     )
-    how = f"seed {seed}, window {config.window}" if config.training else "index order"
+    within = "order local" if config.order == "local" else f"window {config.window}"
+    how = f"seed {seed}, {within}" if config.training else "index order"
     click.echo(
         f"{config.split}, epoch {options.epoch}, {how}: {len(rows):,} images, "
         f"global batch {config.batch_size:,}, world size {config.world_size}"
@@ -196,6 +204,7 @@ def _loader_config(options: EpochOptions, seed: int, num_images: int) -> LoaderC
         training=training,
         lighting="off",  # needs no pca.json, and no id depends on it
         window=options.window,
+        order=options.order,
         backend="numpy",
         world_size=options.world_size,
     )
@@ -204,6 +213,8 @@ def _loader_config(options: EpochOptions, seed: int, num_images: int) -> LoaderC
 def _order(dataset: Dataset, config: LoaderConfig, epoch: int) -> Rows:
     """The epoch's order, int64 (position,) of index rows."""
     sizes = [shard.samples for shard in dataset.split(config.split).shards]
+    if config.order == "local":
+        return local_order(sum(sizes), config.seed, epoch, config.batch_size, config.world_size)
     if config.training:
         return order(sizes, config.seed, epoch, config.window)
     return np.arange(sum(sizes))
@@ -238,6 +249,7 @@ def _described(dataset: Dataset, options: EpochOptions, config: LoaderConfig) ->
         "epoch": options.epoch,
         "seed": config.seed,
         "window": config.window,
+        "order": config.order,
         "global_batch": config.batch_size,
         "world_size": config.world_size,
         "order_version": ORDER_VERSION,

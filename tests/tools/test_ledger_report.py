@@ -40,7 +40,7 @@ def test_the_ledger_of_a_training_epoch_is_its_order_dealt_to_the_ranks(
     dataset = open_dataset(shard_folder)
     assert head == {
         "ledger_version": 1, "split": "train", "epoch": 3, "seed": 9, "window": window,
-        "global_batch": 8, "world_size": 4, "order_version": 1,
+        "order": "global", "global_batch": 8, "world_size": 4, "order_version": 1,
         "fingerprint": dataset.fingerprint("train"), "delivered": how == "--deliver",
     }  # fmt: skip
     rows = order([shard.samples for shard in dataset.split("train").shards], 9, 3, window)
@@ -51,6 +51,25 @@ def test_the_ledger_of_a_training_epoch_is_its_order_dealt_to_the_ranks(
         for step in range(4)
         for rank in range(4)
     }
+
+
+@pytest.mark.parametrize("how", [(), ("--deliver",)])
+def test_in_local_order_each_rank_gets_images_of_its_own_share_alone(
+    shard_folder: Path, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    options = ["--epoch", 2, "--world-size", 2, "--batch-size", 8, "--order", "local", *how]
+    done = run(shard_folder, *options, "--ledger", path)
+    assert done.exit_code == 0, done.output
+    assert "train, epoch 2, seed 0, order local: 39 images" in done.stdout
+    assert done.stdout.splitlines()[-1] == "exactly once: yes"
+    assert ("delivered by loaders: 8 parts, 0 unlike" in done.stdout) == bool(how)
+    head, parts = read_ledger(path)
+    assert head["order"] == "local"
+    ids = open_dataset(shard_folder).index("train")["id"]
+    for rank in range(2):
+        own = np.concatenate([part.ids for part in parts if part.rank == rank])
+        assert len(own) == 16 and set(own) <= set(ids[rank::2].tolist())
 
 
 @pytest.mark.parametrize("how", [(), ("--deliver",)])
@@ -154,6 +173,8 @@ def test_without_a_batch_size_it_is_the_trainers(shard_folder: Path) -> None:
         (("--batch-size", 40), "--batch-size 40 is over the 39 images of train"),
         (("--world-size", 3, "--batch-size", 8), "world size 3 does not divide the global batch"),
         (("--split", "test"), "no split 'test', it has: train, val"),
+        (("--order", "local", "--window", 2), "--order local shuffles all of a share"),
+        (("--order", "local", "--split", "val"), "order local is of training"),
     ],
 )
 def test_an_epoch_no_loader_would_make_ends_with_one_message(
@@ -179,6 +200,7 @@ def test_a_damaged_index_and_a_ledger_that_cannot_be_written_end_with_one_messag
     [
         (("--world-size", 2), "--world-size needs --epoch"),
         (("--ledger", "x"), "--ledger needs --epoch"),
+        (("--order", "local"), "--order needs --epoch"),
         (("--deliver",), "--deliver needs --epoch"),
         (("--epoch", 0, "--window", 0), "'0' is neither a number of shards from 1 nor all"),
         (("--epoch", 0, "--window", "some"), "'some' is neither a number of shards"),
