@@ -27,6 +27,11 @@ NASTY = (
     "{{ 7 * 7 }}" + "long" * 30,
 )  # fmt: skip
 
+NAMES = (
+    "goldfish, Carassius auratus", "日本スピッツ", "كلب", "Ωμέγα", "n02119789",
+    "café au lait, crème brûlée and other things with a long name indeed",
+)  # fmt: skip
+
 
 def written(out: Path, arguments: Sequence[str | Path]) -> str:
     """The page that the command writes."""
@@ -95,6 +100,30 @@ def test_class_names_are_text_whatever_they_hold(
     found = require_sound(browser, page)
     assert all(name in found.text for name in NASTY)
     assert found.title.startswith("a<b>&run")
+
+
+@pytest.mark.slow
+def test_a_run_of_300_classes_is_as_readable_as_one_of_three(
+    browser: "Browser", tmp_path: Path  # noqa: F811
+) -> None:
+    """Names in several scripts, long and short; the page does not grow with their number."""
+    rng = np.random.default_rng(0)
+    for i in range(300):
+        for split, count in (("train", 2), ("val", 1)):
+            folder = tmp_path / "source" / split / f"{i:03d} {NAMES[i % len(NAMES)]}"
+            folder.mkdir(parents=True)
+            for j in range(count):
+                picture = Image.fromarray(photograph(rng, 64, 64))
+                (folder / f"{j}.jpg").write_bytes(encoded(picture))
+    shards = tmp_path / "shards"
+    prepare_here(tmp_path / "source", shards)
+    compute_statistics(shards)
+    page = tmp_path / "report.html"
+    text = written(page, [train(shards, tmp_path / "run", width=1 / 32)])
+    assert missing(text) == [] and len(text) < 3_000_000
+    found = require_sound(browser, page, tmp_path)
+    assert found.images == 2 + 8 + 6 * 7 + 12  # as of any run whose mistakes are many
+    assert "300 classes" in found.text and "All 300 validation images" in found.text
 
 
 @pytest.mark.parametrize("num_epochs", [0, 1, 5])
