@@ -23,23 +23,27 @@ Report = Mapping[str, Any]
 def fill_tables(page: str, root: Path) -> str:
     """The text of a page with every table made anew from its file below `root`.
 
-    ValueError for a file that is missing or no report, an unknown kind, a start without an end.
+    Where a file is missing, the table says so. ValueError for a file that is no report, an unknown
+    kind, a start without an end.
     """
     parts, at = [], 0
     for start in START.finditer(page):
         end = page.find(END, start.end())
         if end < 0 or START.search(page, start.end(), end):
             raise ValueError(f"{start[0].strip()} has no {END} of its own")
-        parts += [page[at : start.end()], _table(root / start["file"], start["kind"]), "\n"]
+        parts += [page[at : start.end()], _table(root, start["file"], start["kind"]), "\n"]
         at = end
     return "".join([*parts, page[at:]])
 
 
-def _table(path: Path, kind: str) -> str:
+def _table(root: Path, name: str, kind: str) -> str:
+    path = root / name
     if kind not in KINDS:
         raise ValueError(f"no table of kind {kind!r}; there are: {', '.join(KINDS)}")
     try:
         return KINDS[kind](json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return f"*Not measured yet: there is no {name}.*"
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -110,8 +114,12 @@ def fed(report: Report) -> str:
     shares = report["attribution"]
     told = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in shares.items())
     table = _markdown(["fed ratio: real ÷ step alone", "median", "least–most"], rows)
-    advice = report["advice"]
-    return f"{table}\n\nTime of a step with real data: {told}. In its own words: {advice}."
+    of = report["settings"]
+    run = f"{of['preset']} at width {of['width']:g}, {of['batch_size']:,} images a step"
+    return (
+        f"{table}\n\nOf {run}, fed by {of['backend']}. Time of a step with real data: {told}. In "
+        f"its own words: {report['advice']}."
+    )
 
 
 def costs(report: Report) -> str:

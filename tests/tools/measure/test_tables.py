@@ -41,7 +41,10 @@ REPORT: dict[str, Any] = {
         "date_utc": "2026-11-21T01:25:09+00:00",
         "commit": "0123456789abcdef+changes",
     },
-    "settings": {"repeats": 5, "preset": "modern", "width": 0.25, "epochs": 90},
+    "settings": {
+        "repeats": 5, "preset": "modern", "width": 0.25, "epochs": 90, "batch_size": 1024,
+        "backend": "dali-cpu",
+    },
     "expected": {"images_per_second": 8.2, "hours_per_epoch": 0.01, "hours": 0.9},
     "outlook": [
         {
@@ -67,8 +70,9 @@ TABLES = {
     "rates": "| torchvision AlexNet, seed 0, rate | 0.01 | 0.1 |\n| --- | --: | --: |\n"
     "| top-1 error | 90.0% | 61.3% |",
     "fed": "| rank 0 | 0.980 | 0.970–0.990 |\n| rank 0 | 0.980 | 0.970–0.990 |\n"
-    "| in all | 0.971 | 0.950–1.000 |\n\nTime of a step with real data: step 97.1%, host decode "
-    "2.9%. In its own words: CPU cores are short.",
+    "| in all | 0.971 | 0.950–1.000 |\n\nOf modern at width 0.25, 1,024 images a step, fed "
+    "by dali-cpu. Time of a step with real data: step 97.1%, host decode 2.9%. In its own words: "
+    "CPU cores are short.",
     "costs": "| dali-cpu | 2.5 | 2.2–2.9 | 608 MB | 1,667 MB |",
     "preflight": "| modern, width 0.25 | images/s | an epoch | 90 epochs | delivered images/s | "
     "fed |\n| --- | --: | --: | --: | --: | --: |\n| this machine | 8.2 | 36.0 s | 54.0 min |  |  "
@@ -113,6 +117,14 @@ def test_without_a_search_for_rates_the_page_says_so(report: dict[str, Any], roo
     assert "no learning rate of torchvision's recipe was" in fill_tables(page("rates"), root)
 
 
+def test_a_table_of_a_missing_file_says_that_it_was_not_measured(root: Path) -> None:
+    """And a page that has numbers differs from it: they are no longer those of a file."""
+    filled = fill_tables(page("speeds"), root)
+    (root / "r.json").unlink()
+    without = fill_tables(filled, root)
+    assert without == page("speeds", "*Not measured yet: there is no r.json.*") != filled
+
+
 def test_each_of_several_tables_is_filled(root: Path) -> None:
     filled = fill_tables(page("speeds") + page("ratios"), root)
     assert TABLES["speeds"] in filled and TABLES["ratios"] in filled
@@ -121,7 +133,7 @@ def test_each_of_several_tables_is_filled(root: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (page("speeds").replace("r.json", "gone.json"), "gone.json cannot be read"),
+        (page("speeds").replace("r.json", "folder"), "folder cannot be read: Is a directory"),
         (page("heights"), "no table of kind 'heights'; there are: speeds"),
         (page("speeds").replace("<!-- end of table -->", ""), "has no <!-- end of table -->"),
         (page("speeds").replace("<!-- end of table -->", "") + page("ratios"), "of its own"),
@@ -130,6 +142,7 @@ def test_each_of_several_tables_is_filled(root: Path) -> None:
 )
 def test_a_page_that_cannot_be_filled_says_why(root: Path, text: str, message: str) -> None:
     (root / "other.json").write_text('{"results": [{}]}')
+    (root / "folder").mkdir()
     with pytest.raises(ValueError, match=message):
         fill_tables(text, root)
 
