@@ -1,16 +1,18 @@
 """What the options of a run come to on its shards and ranks, and the parts built from that."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from pipeline.loader import Loader, LoaderConfig
+from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.moments import Statistics, read_statistics
+from trainer.ceiling import first_batch, measure_ceiling
 from trainer.chosen_forms import find_forms, forms_told
 from trainer.config import WIRE_DTYPES, RunConfig, asked_preset, notes, resolve_preset
 from trainer.loop import Trainer, why_eager
 from trainer.model import AlexNet
-from trainer.overfit import require_images
+from trainer.overfit import OverfitFeed, require_images
 from trainer.parallel import Layout
 from trainer.precision import (
     Arithmetic,
@@ -20,6 +22,7 @@ from trainer.precision import (
 )
 from trainer.preset import Preset
 from trainer.start import build_model, find_layout
+from trainer.state import ResumableFeed
 from trainer.world import World
 
 
@@ -115,6 +118,25 @@ class Parts:
     def train_feed(self) -> Loader:
         """What it is trained on, open."""
         return Loader(self.loader_config("train", training=True))
+
+    def open_feeds(self, stack: ExitStack) -> tuple[ResumableFeed, Iterable[Batch]]:
+        """What is trained on and what is validated on, until `stack` is closed."""
+        if self.config.overfit:
+            few = OverfitFeed(
+                Loader(self.loader_config("train", training=False)), self.config.overfit
+            )
+            return few, few.whole()
+        train = stack.enter_context(self.train_feed())
+        val_config = self.loader_config("val", training=False).rendered_as(train.settings)
+        return train, stack.enter_context(Loader(val_config))
+
+    def measure_ceiling(self, feed: ResumableFeed) -> float:
+        """Images per second of the step alone, on a network that is thrown away.
+
+        feed: whose next batch it is shown again and again; its place stays. Every rank calls it.
+        """
+        rehearsal = self.trainer(self.model(), len(feed))
+        return measure_ceiling(rehearsal, first_batch(feed))
 
     def loader_config(self, split: str, *, training: bool) -> LoaderConfig:
         """What feeds it, or validates it."""

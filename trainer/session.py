@@ -3,12 +3,10 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from pipeline.loader import Batch, Loader
-from trainer.ceiling import first_batch, measure_ceiling
 from trainer.checkpoint import load_checkpoint
 from trainer.checkpoint_writer import BEST_NAME, LAST_NAME, CheckpointWriter, epoch_name
 from trainer.config import RunConfig, find_device
@@ -19,12 +17,11 @@ from trainer.interrupt import stop_request
 from trainer.launch import is_rank
 from trainer.metrics import Progress, Report, Totals
 from trainer.origin import origin_digest
-from trainer.overfit import OverfitFeed
 from trainer.parts import plan_parts
 from trainer.retrace import Retrace
 from trainer.run_folder import RunFolder
 from trainer.same_options import options_of, require_same
-from trainer.state import ResumableFeed, capture, restore
+from trainer.state import capture, restore
 from trainer.step_trace import StepTrace, trace_name
 from trainer.weight_report import weight_table
 from trainer.world import Agreement, Wish, World
@@ -65,7 +62,7 @@ class Session:
             stack.callback(self.records.close)
             stack.callback(self.trace.close)
             stack.callback(self.writer.close)
-            self.train_feed, self.val_feed = self._open_feeds(stack)
+            self.train_feed, self.val_feed = parts.open_feeds(stack)
             self.trainer = parts.trainer(self.model, len(self.train_feed))
             self.records.say(
                 *parts.introduction(self.train_feed.description, self.model.forms)
@@ -86,7 +83,8 @@ class Session:
             done = f"all {self.num_epochs} epochs are done; nothing to do"
             self.records.say(f"{self.folder}: {done}")
         elif self.config.fed_ratio:
-            self.ceiling = self._measure_ceiling()
+            self.ceiling = self.parts.measure_ceiling(self.train_feed)
+            self.records.say(f"the step alone, on one batch: {self.ceiling:,.0f} images/s")
         agreed = Agreement(self.world)
         with stop_request(quiet=not self.world.is_first, to_the_end=is_rank()) as asked:
             while self.epoch < self.num_epochs and not self._at_limit:
@@ -128,24 +126,6 @@ class Session:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _open_feeds(self, stack: ExitStack) -> tuple[ResumableFeed, Iterable[Batch]]:
-        """What is trained on and what is validated on."""
-        if self.config.overfit:
-            images = Loader(self.parts.loader_config("train", training=False))
-            few = OverfitFeed(images, self.config.overfit)
-            return few, few.whole()
-        train = stack.enter_context(self.parts.train_feed())
-        val_config = self.parts.loader_config("val", training=False).rendered_as(train.settings)
-        return train, stack.enter_context(Loader(val_config))
-
-    def _measure_ceiling(self) -> float:
-        """The speed of the step without waiting for data, on a network that is thrown away."""
-        batch = first_batch(self.train_feed)
-        rehearsal = self.parts.trainer(self.parts.model(), len(self.train_feed))
-        ceiling = measure_ceiling(rehearsal, batch)
-        self.records.say(f"the step alone, on one batch: {ceiling:,.0f} images/s")
-        return ceiling
 
     def _wish(self, agreed: Agreement, stop_asked: bool) -> Wish:
         """What is to be done between two steps, on all ranks."""

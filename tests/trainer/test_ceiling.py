@@ -152,7 +152,7 @@ def test_a_run_that_measures_it_is_the_same_run_and_tells_its_fed_ratio(
 def test_the_ratio_is_the_speed_of_training_over_the_ceiling(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.session.measure_ceiling", lambda trainer, batch: 1234.5)
+    monkeypatch.setattr("trainer.parts.measure_ceiling", lambda trainer, batch: 1234.5)
     run(shard_folder, tmp_path / "run", fed_ratio=True)
     for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines():
         report = json.loads(line)
