@@ -21,9 +21,10 @@ HIDDEN = ("fc6", "fc7")
 class CapturedStep:
     """Forward, backward and update on memory of its own, into which each step's input is copied.
 
-    That copy takes the mean off; dropout masks are drawn straight into the graph's, the same as
-    ever; learning rates lie on the device, so that a drop changes a number there and nothing else.
-    What making it did to weights, momentum and buffers is undone: a captured run is an eager one.
+    That copy takes the mean off, and cuts blocks where conv1 takes them; dropout masks are drawn
+    straight into the graph's, the same as ever; learning rates lie on the device, so that a drop
+    changes a number there and nothing else. What making it did to weights, momentum and buffers
+    is undone: a captured run is an eager one.
     For a model that is whole, on one rank, whose parameters keep learning or not as they do now.
     """
 
@@ -39,10 +40,8 @@ class CapturedStep:
         assert model.layout.ranks.size == 1 and not arithmetic.skips_steps
         self._model, self._optimizer, self._arithmetic = model, optimizer, arithmetic
         device = batch.images.device
-        dtype = arithmetic.input_dtype or batch.images.dtype
-        self._images = torch.zeros_like(
-            model.normalise(batch.images, batch.crop), dtype=dtype
-        ).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), arithmetic.autocast():
+            self._images = model.prepared(batch.images, batch.crop)
         self._labels = batch.labels.clone()
         self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
         if model.preset.network.dropout:
@@ -63,7 +62,8 @@ class CapturedStep:
 
         Nothing in it waits for the device.
         """
-        self._images.copy_(self._model.normalise(batch.images, batch.crop, divisor))
+        with torch.no_grad(), self._arithmetic.autocast():
+            self._model.prepared(batch.images, batch.crop, divisor, out=self._images)
         self._labels.copy_(batch.labels, non_blocking=True)
         for name, mask in zip(HIDDEN, self._masks, strict=True):
             if mask is not None:

@@ -10,6 +10,7 @@ from pipeline.draws import CROP_PX
 from pipeline.measured import recall, remember
 from trainer.collectives import Group
 from trainer.forms import FORMS, PLAIN, fastest_form, forms_of
+from trainer.input import PAD_PX
 from trainer.model import AlexNet
 from trainer.precision import Arithmetic
 
@@ -94,16 +95,17 @@ def _inputs(
         for name in model.convolutions
     ]
     source = torch.Generator(device).manual_seed(0)
-    images = torch.randn(num_images, 3, CROP_PX, CROP_PX, generator=source, device=device)
+    side = CROP_PX + PAD_PX
+    images = torch.randn(num_images, 3, side, side, generator=source, device=device)
     images = images.to(arithmetic.input_dtype or images.dtype)
-    forms = model.forms
+    forms, fuses = model.forms, model.fuses
     buffers = [buffer.clone() for buffer in model.buffers()]
     try:
-        model.forms = {}
+        model.forms, model.fuses = {}, False
         with torch.no_grad(), arithmetic.autocast():
             model.features(images.contiguous(memory_format=torch.channels_last))
     finally:
-        model.forms = forms
+        model.forms, model.fuses = forms, fuses
         for handle in handles:
             handle.remove()
         for buffer, before in zip(model.buffers(), buffers, strict=True):

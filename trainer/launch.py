@@ -6,6 +6,7 @@ the cores out.
 """
 
 import ctypes
+import dataclasses
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline.cores import available_cores
 
@@ -52,6 +53,10 @@ def launch(command: Sequence[str], *, processes: int, max_restarts: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    grace: dict[str, Any] = {"shutdown_timeout": GRACE_SECONDS}
+    known = {field.name for field in dataclasses.fields(LaunchConfig)}
+    if not grace.keys() <= known:  # torch 2.11, which waits for its own 30 seconds
+        grace = {}
     with tempfile.TemporaryDirectory(prefix="fullfeed-launch-") as folder:
         notes = Path(folder)
         config = LaunchConfig(
@@ -64,8 +69,8 @@ def launch(command: Sequence[str], *, processes: int, max_restarts: int) -> int:
             local_addr="127.0.0.1",
             max_restarts=max_restarts,
             signals_to_handle="SIGHUP,SIGQUIT",  # the others are passed on, not raised
-            shutdown_timeout=GRACE_SECONDS,
             logs_specs=DefaultLogsSpecs(log_dir=folder),  # by default one that nobody removes
+            **grace,
         )
         with _environment(_rank_environment(notes, processes)), _signals_passed_on(notes):
             try:

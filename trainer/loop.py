@@ -174,7 +174,7 @@ class Trainer:
     def compute_plainly(self) -> None:
         """From now on layer by layer, each by its own module, so that hooks see all of it."""
         self._captures, self._captured = False, None
-        self.model.forms = {}
+        self.model.forms, self.model.fuses = {}, False
 
     def _captured_step(self, batch: Batch) -> CapturedStep:
         """The step as a graph: recorded for the first batch, and where a layer was frozen."""

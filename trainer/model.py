@@ -20,11 +20,12 @@ from trainer.architecture import (
     pool5_px,
     scaled,
 )
-from trainer.forms import FORMS, PLAIN
-from trainer.kernels import fused, is_fused
+from trainer.forms import FORMS, OVER_BLOCKS, PLAIN, Maps, joined
+from trainer.input import prepared
+from trainer.kernels import After, finish, is_fused, is_norm_fused, norm_maps
 from trainer.layers import (
+    MapResponseNorm,
     Normalise,
-    ResponseNorm,
     dropout_mask,
     mask_and_halve,
     random_source,
@@ -32,9 +33,10 @@ from trainer.layers import (
 from trainer.parallel import ALONE, Layout
 from trainer.preset import Preset
 
-PAD_PX = 3  # right and bottom only: 224 -> 227, so that conv1 gives 55x55 maps (2012 convdata.py)
 ONES_BIASES = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")  # paper §5; 2012 layers-146
 DEEP = ("conv3", "conv4", "conv5", "conv6")
+STAGES = ("conv1", "conv2", *DEEP)
+POOLED = ("conv1", "conv2", "conv5")  # pooling follows, also where the convolution is removed
 
 
 class AlexNet(nn.Module):
@@ -62,6 +64,7 @@ class AlexNet(nn.Module):
         self.preset, self.num_classes, self.width = preset, num_classes, width
         self.layout = layout
         self.forms: dict[str, str] = {}  # how a convolution is computed, where not plainly
+        self.fuses = True  # what follows a convolution, where there is a kernel that does
         net = preset.network
         self.normalise = Normalise(mean=preset.augmentation.mean)
         kernels = kernel_counts(net, width)
@@ -141,10 +144,17 @@ class AlexNet(nn.Module):
         `dropout_masks` in training, None in test; divisor: of the normalised images, the preset's
         in training.
         """
-        return self.logits(self.normalise(images, crop, divisor), masks)
+        return self.logits(self.prepared(images, crop, divisor), masks)
+
+    def prepared(
+        self, images: Tensor, crop: Tensor, divisor: float = 1.0, out: Tensor | None = None
+    ) -> Tensor:
+        """What conv1 sees of images, and `logits` and `features` take; as `trainer.input`."""
+        blocks = self.forms.get("conv1") in OVER_BLOCKS
+        return prepared(self.normalise, images, crop, divisor, blocks=blocks, out=out)
 
     def logits(self, x: Tensor, masks: tuple[Tensor | None, Tensor | None] | None) -> Tensor:
-        """What `forward` gives, of normalised images (batch, 3, 224, 224)."""
+        """What `forward` gives, of `prepared` images."""
         assert self.training == (masks is not None)
         x = self._meet("fc6", self.features(x))
         x = self.layout.rows.gather(x, 0).flatten(1)
@@ -158,48 +168,76 @@ class AlexNet(nn.Module):
         return self.layout.units.add(F.linear(x, self.fc8.weight)) + self.fc8.bias
 
     def features(self, x: Tensor) -> Tensor:
-        """What fc6 sees, as maps (batch, channels, height, width), of normalised images."""
-        x = self._apply_kernels("conv1", F.pad(x, (0, PAD_PX, 0, PAD_PX)))
-        if self.preset.network.layer1_order == "conv-norm-pool-relu":
-            x = self._activate(self._norm_pool(self.norm1, x, activate=False))
-        else:
-            x = self._norm_pool(self.norm1, x, activate=True)
-        if "conv2" in self.convolutions:
-            x = self._apply_kernels("conv2", self._meet("conv2", x))
-            if isinstance(self.map_norm2, nn.Identity):
-                x = self._norm_pool(self.norm2, x, activate=True)
-            else:
-                x = self._norm_pool(self.norm2, x, activate=True, pool_px=1)
-                x = self.pool(self.map_norm2(x))
-        else:
-            x = self.pool(x)
-        for name in ("conv3", "conv4", "conv5"):
-            x = self._convolve(name, x)
-        return self._convolve("conv6", self.pool(x))
+        """What fc6 sees, as maps (batch, channels, height, width), of `prepared` images."""
+        maps: Maps = (x,)
+        for name in STAGES:
+            if name in self.convolutions:
+                maps = self._convolve(name, maps)
+            elif name in POOLED:
+                maps = self._finish(name, maps, None, After(relu=False, pool_px=self._pool_px))
+        return joined(maps)
 
-    def _norm_pool(
-        self, norm: nn.Module, x: Tensor, *, activate: bool, pool_px: int | None = None
-    ) -> Tensor:
-        """Activation where asked, norm, and pooling; pool_px 1: none, by default the preset's.
+    @property
+    def _pool_px(self) -> int:
+        return self.preset.network.pool_px
 
-        In one kernel where there is one.
-        """
+    def _convolve(self, name: str, maps: Maps) -> Maps:
+        """A convolution and what follows it: activation, norm, pooling, in the preset's order."""
         net = self.preset.network
-        pool_px = net.pool_px if pool_px is None else pool_px
-        rectifies = not activate or net.activation == "relu"
-        if rectifies and isinstance(norm, ResponseNorm) and is_fused(x, norm):
-            return fused(x, norm, pool_px, relu=activate)
-        x = norm(self._activate(x) if activate else x)
-        return x if pool_px == 1 else self.pool(x)
+        layer: nn.Conv2d = getattr(self, name)
+        if self._meets(name):
+            maps = (self.layout.kernels.gather(joined(maps), 1),)
+        norm = {"conv1": self.norm1, "conv2": self.norm2}.get(name)
+        late = name == "conv1" and net.layer1_order == "conv-norm-pool-relu"
+        pool_px = self._pool_px if name in POOLED else 1
+        if name != "conv2" or isinstance(self.map_norm2, nn.Identity):
+            after = After(norm=norm, pool_px=pool_px, relu=not late, relu_last=late)
+            return self._apply_kernels(name, layer, maps, after)
+        maps = self._apply_kernels(name, layer, maps, After(norm=norm))
+        maps = (self._norm_maps(joined(maps)),)
+        return self._finish(name, maps, None, After(relu=False, pool_px=pool_px))
 
-    def _apply_kernels(self, name: str, x: Tensor) -> Tensor:
-        return FORMS[self.forms.get(name, PLAIN)](getattr(self, name), x)
+    def _apply_kernels(self, name: str, layer: nn.Conv2d, maps: Maps, after: After) -> Maps:
+        form = self.forms.get(name, PLAIN)
+        if form == PLAIN and not self._may_fuse(maps[0]):
+            return self._plainly((layer(joined(maps)),), after)  # with its bias, and its hooks
+        return self._finish(name, FORMS[form](layer, maps), layer.bias, after)
 
-    def _convolve(self, name: str, x: Tensor) -> Tensor:
-        """The convolution and its activation; x itself where the network has none of that name."""
-        if name not in self.convolutions:
-            return x
-        return self._activate(self._apply_kernels(name, self._meet(name, x)))
+    def _finish(self, name: str, maps: Maps, bias: Tensor | None, after: After) -> Maps:
+        """What follows a convolution, in one kernel where there is one.
+
+        Maps come out in columns where the next convolution takes them so.
+        """
+        if self._may_fuse(maps[0]) and is_fused(maps, after):
+            return finish(maps, bias, after, self._parts_after(name))
+        x = joined(maps)
+        return self._plainly((x if bias is None else x + bias.to(x.dtype).view(-1, 1, 1),), after)
+
+    def _parts_after(self, name: str) -> int:
+        """How many tensors the next convolution takes its maps in."""
+        rest = STAGES[STAGES.index(name) + 1 :]
+        following = next((n for n in rest if n in self.convolutions), None)
+        if following is None or self.forms.get(following) != "split":
+            return 1
+        layer: nn.Conv2d = getattr(self, following)
+        return layer.groups
+
+    def _may_fuse(self, x: Tensor) -> bool:
+        return self.fuses and x.is_cuda and self.preset.network.activation == "relu"
+
+    def _plainly(self, maps: Maps, after: After) -> Maps:
+        (x,) = maps
+        x = self._activate(x) if after.relu else x
+        x = x if after.norm is None else after.norm(x)
+        x = x if after.pool_px == 1 else self.pool(x)
+        return (self._activate(x) if after.relu_last else x,)
+
+    def _norm_maps(self, x: Tensor) -> Tensor:
+        norm = self.map_norm2
+        if self._may_fuse(x) and isinstance(norm, MapResponseNorm) and is_norm_fused(x):
+            return norm_maps(x, norm)
+        out: Tensor = norm(x)
+        return out
 
     def _meet(self, name: str, maps: Tensor) -> Tensor:
         """The maps that a layer sees, where ranks hold a column each: both columns' or its own."""

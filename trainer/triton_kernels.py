@@ -1,225 +1,347 @@
-"""Response norm over five channels with pooling, as one Triton kernel each way.
+"""What follows a convolution, as one Triton kernel each way: bias, ReLU, norm, pooling.
 
-Maps are channels-last, so neighbouring channels are neighbours in memory, and a program takes a
-run of elements, whatever their pixels: what it needs of neighbours comes from the cache. Sums and
+Maps are channels-last. A program takes blocks of pixels and of neighbouring channels. What the
+sum of response norm needs of neighbours is loaded again, from the cache; in the gradient, where it
+is a sum of what was just computed, it is a product with a banded matrix, on tensor cores. Sums and
 powers are in float32. Called by trainer/kernels.py, which has the plain form of it beside.
 (Annotations of kernels are strings: Triton would look up any other name in them.)
 """
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
+NO_NORM, RESPONSE, BATCH = 0, 1, 2  # kinds of norm
 OPTIONS: dict[str, Any] = {
-    "block": 256,  # elements of a program
+    "block_pixels": 64,
+    "num_blocks": 4,  # of pixels that a program takes, one after the other, where it sums them up
+    "wide": False,  # products of 16-bit numbers in float32: what Triton's interpreter can do
     "enable_fp_fusion": True,  # a * b + c rounded once; told, as Triton's default will change
 }
+_RESPONSE: tl.constexpr = tl.constexpr(RESPONSE)
+_BATCH: tl.constexpr = tl.constexpr(BATCH)
+_REACH: tl.constexpr = tl.constexpr(2)  # channels to each side in the sum: the paper's
+_NOWHERE: tl.constexpr = tl.constexpr(255)  # a choice that no pixel of a window has
 
 
 @triton.jit
-def _activation(
+def _activated(
+    maps: "Any", place: "Any", bias: "Any", there: "Any", relu: tl.constexpr
+) -> "Any":
+    """Maps with their bias, rectified if `relu`, in float32; 0 outside. NaN stays NaN."""
+    a = tl.load(maps + place, mask=there, other=0.0).to(tl.float32) + bias
+    if relu:
+        a = tl.where(a < 0.0, 0.0, a)
+    return tl.where(there, a, 0.0)
+
+
+@triton.jit
+def _squares_around(
     maps: "Any",
     place: "Any",
+    a: "Any",
+    bias: "Any",
     channel: "Any",
-    shift: tl.constexpr,
-    valid: "Any",
-    width: tl.constexpr,
+    there: "Any",
+    channels: tl.constexpr,
+    biased: tl.constexpr,
     relu: tl.constexpr,
 ) -> "Any":
-    """The activation `shift` channels on, in float32; 0 outside its column of `width`."""
-    inside = valid & (channel + shift >= 0) & (channel + shift < width)
-    a = tl.load(maps + place + shift, mask=inside, other=0.0).to(tl.float32)
-    if relu:
-        a = tl.maximum(a, 0.0)
-    return a
+    """The sum of squares of the activations `a` and of the channels around each."""
+    total = a * a
+    for number in tl.static_range(2 * _REACH + 1):
+        if number != _REACH:  # itself
+            near = channel + number - _REACH
+            known = (near >= 0) & (near < channels)
+            added = _of_channels(bias, near, known, biased)
+            around = place + number - _REACH
+            value = _activated(maps, around, added, there & known[None, :], relu)
+            total += value * value
+    return total
 
 
 @triton.jit
-def _norm_pool(
+def _spread(values: "Any", parts: tl.constexpr, wide: tl.constexpr) -> "Any":
+    """Each channel's sum over the channels around it; values: float32 (pixels, channels).
+
+    As a product with a band of ones, of values cut into `parts` of eight bits each: one for what
+    is rounded to 16-bit floats thereafter, three for a float32.
+    """
+    channel = tl.arange(0, values.shape[1])
+    apart = channel[:, None] - channel[None, :]
+    near = (apart <= _REACH) & (apart >= -_REACH)
+    band = near.to(tl.float32).to(tl.bfloat16)
+    total = tl.zeros(values.shape, tl.float32)
+    rest = values
+    for _ in tl.static_range(parts):
+        part = rest.to(tl.bfloat16)
+        if wide:
+            total = tl.dot(part.to(tl.float32), band.to(tl.float32), total)
+        else:
+            total = tl.dot(part, band, total)
+        rest = rest - part.to(tl.float32)
+    return total
+
+
+@triton.jit
+def _of_channels(values: "Any", channel: "Any", known: "Any", there: tl.constexpr) -> "Any":
+    """A value for each channel, (1, channels); 0 where there is none."""
+    if there:
+        return tl.load(values + channel, mask=known, other=0.0).to(tl.float32)[None, :]
+    return tl.zeros(channel.shape, tl.float32)[None, :]
+
+
+@triton.jit
+def finish(
     maps: "Any",
+    bias: "Any",
+    scale: "Any",
+    shift: "Any",
     out: "Any",
     chosen: "Any",
-    num_elements: "Any",
-    k: tl.constexpr,
-    alpha: tl.constexpr,
-    beta: tl.constexpr,
+    num_pixels: "Any",
+    maps_stride: tl.constexpr,
+    out_stride: tl.constexpr,
     channels: tl.constexpr,
-    width: tl.constexpr,
     side: tl.constexpr,
     out_side: tl.constexpr,
     pool: tl.constexpr,
     stride: tl.constexpr,
+    biased: tl.constexpr,
     relu: tl.constexpr,
-    block: tl.constexpr,
+    relu_last: tl.constexpr,
+    kind: tl.constexpr,
+    k: tl.constexpr,
+    alpha: tl.constexpr,
+    beta: tl.constexpr,
+    block_pixels: tl.constexpr,
+    block_channels: tl.constexpr,
 ) -> None:
-    """out, and which pixel of its window each is from: both (batch, out side, out side, channel).
+    """out, and which pixel of its window each is from: `num_pixels` of them, (…, channels).
 
-    maps: (batch, side, side, channel). width: channels of a column.
+    maps: (batch, side, side, channels). Strides: elements from a pixel to the next. Of BATCH:
+    scale and shift of each channel. chosen: only written with pooling.
     """
-    element = tl.program_id(0) * block + tl.arange(0, block)
-    valid = element < num_elements
-    channel = element % width
-    pixel = element // channels
-    column = pixel % out_side
-    row = (pixel // out_side) % out_side
+    pixel = tl.program_id(0) * block_pixels + tl.arange(0, block_pixels)
+    channel = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
+    known = channel < channels
+    added = _of_channels(bias, channel, known, biased)
+    factor = _of_channels(scale, channel, known, kind == _BATCH)
+    offset = _of_channels(shift, channel, known, kind == _BATCH)
+    column, row = pixel % out_side, (pixel // out_side) % out_side
     image = pixel // (out_side * out_side)
-    best = tl.full((block,), float("-inf"), tl.float32)
-    best_code = tl.zeros((block,), tl.int32)
+    best = tl.full((block_pixels, block_channels), float("-inf"), tl.float32)
+    code = tl.zeros((block_pixels, block_channels), tl.int32)
     for down in tl.static_range(pool):
         for across in tl.static_range(pool):
             y, x = row * stride + down, column * stride + across
-            there = valid & (y < side) & (x < side)
-            place = ((image * side + y) * side + x) * channels + element % channels
-            a = _activation(maps, place, channel, 0, there, width, relu)
-            total = a * a
-            for step in tl.static_range(1, 3):  # two channels to each side
-                before = _activation(maps, place, channel, -step, there, width, relu)
-                after = _activation(maps, place, channel, step, there, width, relu)
-                total += before * before + after * after
-            value = a * tl.exp2(-beta * tl.log2(k + alpha * total))
-            # Rounded before it is compared: as the plain form, which keeps the first of equals.
-            value = value.to(out.dtype.element_ty).to(tl.float32)
+            inside = (pixel < num_pixels) & (y < side) & (x < side)
+            there = inside[:, None] & known[None, :]
+            place = ((image * side + y) * side + x)[:, None] * maps_stride + channel[None, :]
+            value = _activated(maps, place, added, there, relu)
+            if kind == _RESPONSE:
+                total = _squares_around(
+                    maps, place, value, bias, channel, there, channels, biased, relu
+                )
+                value = value * tl.exp2(-beta * tl.log2(k + alpha * total))
+            if kind == _BATCH:
+                value = value * factor + offset
             better = there & ((value > best) | (value != value))
             best = tl.where(better, value, best)
-            best_code = tl.where(better, down * pool + across, best_code)
-    tl.store(out + element, best.to(out.dtype.element_ty), mask=valid)
+            code = tl.where(better, down * pool + across, code)
+    if relu_last:
+        code = tl.where(best > 0.0, code, _NOWHERE)
+        best = tl.where(best < 0.0, 0.0, best)
+    kept = (pixel < num_pixels)[:, None] & known[None, :]
+    target = pixel[:, None] * out_stride + channel[None, :]
+    tl.store(out + target, best.to(out.dtype.element_ty), mask=kept)
     if pool > 1:
-        tl.store(chosen + element, best_code.to(tl.uint8), mask=valid)
+        tl.store(chosen + target, code.to(tl.uint8), mask=kept)
 
 
 @triton.jit
 def _arriving(
     gradient: "Any",
     chosen: "Any",
-    image: "Any",
-    y: "Any",
-    x: "Any",
-    map_channel: "Any",
+    pixel: "Any",
     channel: "Any",
-    shift: tl.constexpr,
-    valid: "Any",
-    channels: tl.constexpr,
-    width: tl.constexpr,
-    out_side: tl.constexpr,
-    pool: tl.constexpr,
-    stride: tl.constexpr,
-) -> "Any":
-    """The gradient of the normalised map `shift` channels on: of all windows that chose it."""
-    inside = valid & (channel + shift >= 0) & (channel + shift < width)
-    total = tl.zeros_like(channel).to(tl.float32)
-    for up in tl.static_range((pool + stride - 1) // stride):
-        for left in tl.static_range((pool + stride - 1) // stride):
-            row, column = y // stride - up, x // stride - left
-            down, across = y - row * stride, x - column * stride
-            seen = inside & (row >= 0) & (row < out_side) & (column >= 0) & (column < out_side)
-            seen = seen & (down < pool) & (across < pool)
-            place = ((image * out_side + row) * out_side + column) * channels
-            place = place + map_channel + shift
-            if pool > 1:
-                code = tl.load(chosen + place, mask=seen, other=255).to(tl.int32)
-                seen = seen & (code == down * pool + across)
-            total += tl.load(gradient + place, mask=seen, other=0.0).to(tl.float32)
-    return total
-
-
-@triton.jit
-def _norm_pool_backward(
-    maps: "Any",
-    chosen: "Any",
-    gradient: "Any",
-    out: "Any",
-    num_elements: "Any",
-    k: tl.constexpr,
-    alpha: tl.constexpr,
-    beta: tl.constexpr,
-    channels: tl.constexpr,
-    width: tl.constexpr,
+    there: "Any",
+    out_stride: tl.constexpr,
     side: tl.constexpr,
     out_side: tl.constexpr,
     pool: tl.constexpr,
     stride: tl.constexpr,
+) -> "Any":
+    """The gradient of the maps before pooling: of all windows that chose a pixel."""
+    x, y, image = pixel % side, (pixel // side) % side, pixel // (side * side)
+    total = tl.zeros(there.shape, tl.float32)
+    for up in tl.static_range((pool + stride - 1) // stride):
+        for left in tl.static_range((pool + stride - 1) // stride):
+            row, column = y // stride - up, x // stride - left
+            down, across = y - row * stride, x - column * stride
+            seen = (row >= 0) & (row < out_side) & (column >= 0) & (column < out_side)
+            seen = there & (seen & (down < pool) & (across < pool))[:, None]
+            place = ((image * out_side + row) * out_side + column)[:, None] * out_stride
+            place = place + channel[None, :]
+            value = tl.load(gradient + place, mask=seen, other=0.0).to(tl.float32)
+            if pool > 1:  # compared after it is loaded: neighbours are loaded together
+                code = tl.load(chosen + place, mask=seen, other=_NOWHERE).to(tl.int32)
+                value = tl.where(code == (down * pool + across)[:, None], value, 0.0)
+            total += value
+    return total
+
+
+@triton.jit
+def finish_backward(
+    maps: "Any",
+    bias: "Any",
+    of_gradient: "Any",
+    of_maps: "Any",
+    constant: "Any",
+    chosen: "Any",
+    gradient: "Any",
+    out: "Any",
+    sums: "Any",
+    num_pixels: "Any",
+    maps_stride: tl.constexpr,
+    out_stride: tl.constexpr,
+    channels: tl.constexpr,
+    side: tl.constexpr,
+    out_side: tl.constexpr,
+    pool: tl.constexpr,
+    stride: tl.constexpr,
+    biased: tl.constexpr,
     relu: tl.constexpr,
-    block: tl.constexpr,
+    kind: tl.constexpr,
+    k: tl.constexpr,
+    alpha: tl.constexpr,
+    beta: tl.constexpr,
+    parts: tl.constexpr,
+    wide: tl.constexpr,
+    num_blocks: tl.constexpr,
+    block_pixels: tl.constexpr,
+    block_channels: tl.constexpr,
 ) -> None:
-    """out: the gradient of `maps`, from that of what `_norm_pool` gave.
+    """out: the gradient of `maps`, from that of what `finish` gave; sums: of it, of each program.
 
     With s_i = k + alpha * (sum over neighbours of a^2), h_i what arrives at the normalised map:
-    h_i s_i^-beta - 2 alpha beta a_i * (sum over neighbours j of h_j a_j s_j^(-beta-1)).
+    h_i s_i^-beta - 2 alpha beta a_i * (sum over neighbours j of h_j a_j s_j^(-beta-1)). Of BATCH:
+    h times of_gradient, plus a times of_maps, plus constant, each of them by channel.
+    sums: float32 (programs, channels).
     """
-    element = tl.program_id(0) * block + tl.arange(0, block)
-    valid = element < num_elements
-    channel, map_channel = element % width, element % channels
-    pixel = element // channels
-    x = pixel % side
-    y = (pixel // side) % side
-    image = pixel // (side * side)
-    # Squares of the nine channels around: q0 is that of the channel four before.
-    a0 = _activation(maps, element, channel, -4, valid, width, relu)
-    a1 = _activation(maps, element, channel, -3, valid, width, relu)
-    a2 = _activation(maps, element, channel, -2, valid, width, relu)
-    a3 = _activation(maps, element, channel, -1, valid, width, relu)
-    a4 = _activation(maps, element, channel, 0, valid, width, relu)
-    a5 = _activation(maps, element, channel, 1, valid, width, relu)
-    a6 = _activation(maps, element, channel, 2, valid, width, relu)
-    a7 = _activation(maps, element, channel, 3, valid, width, relu)
-    a8 = _activation(maps, element, channel, 4, valid, width, relu)
-    q1, q2, q3, q4, q5, q6, q7 = a1 * a1, a2 * a2, a3 * a3, a4 * a4, a5 * a5, a6 * a6, a7 * a7
-    s2 = tl.log2(k + alpha * (a0 * a0 + q1 + q2 + q3 + q4))
-    s3 = tl.log2(k + alpha * (q1 + q2 + q3 + q4 + q5))
-    s4 = tl.log2(k + alpha * (q2 + q3 + q4 + q5 + q6))
-    s5 = tl.log2(k + alpha * (q3 + q4 + q5 + q6 + q7))
-    s6 = tl.log2(k + alpha * (q4 + q5 + q6 + q7 + a8 * a8))
-    h2 = _arriving(gradient, chosen, image, y, x, map_channel, channel, -2, valid,
-                   channels, width, out_side, pool, stride)  # fmt: skip
-    h3 = _arriving(gradient, chosen, image, y, x, map_channel, channel, -1, valid,
-                   channels, width, out_side, pool, stride)  # fmt: skip
-    h4 = _arriving(gradient, chosen, image, y, x, map_channel, channel, 0, valid,
-                   channels, width, out_side, pool, stride)  # fmt: skip
-    h5 = _arriving(gradient, chosen, image, y, x, map_channel, channel, 1, valid,
-                   channels, width, out_side, pool, stride)  # fmt: skip
-    h6 = _arriving(gradient, chosen, image, y, x, map_channel, channel, 2, valid,
-                   channels, width, out_side, pool, stride)  # fmt: skip
-    power = -beta - 1.0
-    total = h2 * a2 * tl.exp2(power * s2) + h3 * a3 * tl.exp2(power * s3)
-    total += h4 * a4 * tl.exp2(power * s4) + h5 * a5 * tl.exp2(power * s5)
-    total += h6 * a6 * tl.exp2(power * s6)
-    value = h4 * tl.exp2(-beta * s4) - 2.0 * alpha * beta * a4 * total
-    if relu:
-        value = tl.where(a4 > 0.0, value, 0.0)
-    tl.store(out + element, value.to(out.dtype.element_ty), mask=valid)
-
-
-def norm_pool(maps: Tensor, constants: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """What comes out, channels-last, and the choices of its windows, uint8; empty without any.
-
-    maps: (batch, channels, side, side), channels-last. constants: those of the kernels, by name.
-    """
-    side = constants["out_side"]
-    shape = (len(maps), maps.shape[1], side, side)
-    out = torch.empty(shape, dtype=maps.dtype, device=maps.device).contiguous(
-        memory_format=torch.channels_last
-    )
-    num_choices = out.numel() if constants["pool"] > 1 else 0
-    chosen = torch.empty(num_choices, dtype=torch.uint8, device=maps.device)
-    if out.numel():
-        _norm_pool[_grid(out)](maps, out, chosen, out.numel(), **constants, **OPTIONS)
-    return out, chosen
-
-
-def norm_pool_backward(
-    maps: Tensor, chosen: Tensor, gradient: Tensor, constants: dict[str, Any]
-) -> Tensor:
-    """The gradient of `maps`; gradient: of what came out, channels-last."""
-    out = torch.empty_like(maps)
-    if out.numel():
-        _norm_pool_backward[_grid(out)](
-            maps, chosen, gradient, out, out.numel(), **constants, **OPTIONS
+    channel = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
+    known = channel < channels
+    added = _of_channels(bias, channel, known, biased)
+    first = _of_channels(of_gradient, channel, known, kind == _BATCH)
+    second = _of_channels(of_maps, channel, known, kind == _BATCH)
+    third = _of_channels(constant, channel, known, kind == _BATCH)
+    total = tl.zeros((block_pixels, block_channels), tl.float32)
+    for step in range(num_blocks):
+        pixel = _pixels(step, num_blocks, block_pixels)
+        there = (pixel < num_pixels)[:, None] & known[None, :]
+        place = pixel[:, None] * maps_stride + channel[None, :]
+        a = _activated(maps, place, added, there, relu)
+        h = _arriving(
+            gradient, chosen, pixel, channel, there, out_stride, side, out_side, pool, stride
         )
-    return out
+        if kind == _RESPONSE:
+            around = _squares_around(
+                maps, place, a, bias, channel, there, channels, biased, relu
+            )
+            s = k + alpha * around
+            scaled = h * tl.exp2(-beta * tl.log2(s))
+            h = scaled - 2.0 * alpha * beta * a * _spread(scaled * a / s, parts, wide)
+        if kind == _BATCH:
+            h = h * first + a * second + third
+        if relu:
+            h = tl.where(a > 0.0, h, 0.0)
+        tl.store(out + place, h.to(out.dtype.element_ty), mask=there)
+        total += tl.where(there, h, 0.0)
+    if biased:
+        target = tl.program_id(0) * channels + channel
+        tl.store(sums + target, tl.sum(total, 0), mask=known)
 
 
-def _grid(out: Tensor) -> tuple[int]:
-    return (triton.cdiv(out.numel(), OPTIONS["block"]),)
+@triton.jit
+def _pixels(step: "Any", num_blocks: tl.constexpr, block_pixels: tl.constexpr) -> "Any":
+    """Those of a program's block."""
+    block = tl.program_id(0) * num_blocks + step
+    return block * block_pixels + tl.arange(0, block_pixels)
+
+
+@triton.jit
+def sum_up(
+    maps: "Any",
+    bias: "Any",
+    sums: "Any",
+    num_pixels: "Any",
+    maps_stride: tl.constexpr,
+    channels: tl.constexpr,
+    biased: tl.constexpr,
+    relu: tl.constexpr,
+    num_blocks: tl.constexpr,
+    block_pixels: tl.constexpr,
+    block_channels: tl.constexpr,
+) -> None:
+    """Of a program's pixels, the sums of activations and of their squares, by channel.
+
+    sums: float32 (2, programs, channels).
+    """
+    channel = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
+    known = channel < channels
+    added = _of_channels(bias, channel, known, biased)
+    total = tl.zeros((block_pixels, block_channels), tl.float32)
+    squares = tl.zeros((block_pixels, block_channels), tl.float32)
+    for step in range(num_blocks):
+        pixel = _pixels(step, num_blocks, block_pixels)
+        there = (pixel < num_pixels)[:, None] & known[None, :]
+        place = pixel[:, None] * maps_stride + channel[None, :]
+        a = _activated(maps, place, added, there, relu)
+        total += a
+        squares += a * a
+    target = tl.program_id(0) * channels + channel
+    tl.store(sums + target, tl.sum(total, 0), mask=known)
+    tl.store(sums + tl.num_programs(0) * channels + target, tl.sum(squares, 0), mask=known)
+
+
+@triton.jit
+def sum_up_arriving(
+    maps: "Any",
+    bias: "Any",
+    chosen: "Any",
+    gradient: "Any",
+    sums: "Any",
+    num_pixels: "Any",
+    maps_stride: tl.constexpr,
+    out_stride: tl.constexpr,
+    channels: tl.constexpr,
+    side: tl.constexpr,
+    out_side: tl.constexpr,
+    pool: tl.constexpr,
+    stride: tl.constexpr,
+    biased: tl.constexpr,
+    relu: tl.constexpr,
+    num_blocks: tl.constexpr,
+    block_pixels: tl.constexpr,
+    block_channels: tl.constexpr,
+) -> None:
+    """As `sum_up`, of what arrives at the normalised maps, and of that times the activation."""
+    channel = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
+    known = channel < channels
+    added = _of_channels(bias, channel, known, biased)
+    total = tl.zeros((block_pixels, block_channels), tl.float32)
+    products = tl.zeros((block_pixels, block_channels), tl.float32)
+    for step in range(num_blocks):
+        pixel = _pixels(step, num_blocks, block_pixels)
+        there = (pixel < num_pixels)[:, None] & known[None, :]
+        place = pixel[:, None] * maps_stride + channel[None, :]
+        a = _activated(maps, place, added, there, relu)
+        h = _arriving(
+            gradient, chosen, pixel, channel, there, out_stride, side, out_side, pool, stride
+        )
+        total += h
+        products += h * a
+    target = tl.program_id(0) * channels + channel
+    tl.store(sums + target, tl.sum(total, 0), mask=known)
+    tl.store(sums + tl.num_programs(0) * channels + target, tl.sum(products, 0), mask=known)

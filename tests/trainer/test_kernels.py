@@ -1,35 +1,49 @@
-"""The fused kernel is its plain form, forward and backward: run by Triton's interpreter here."""
+"""The fused kernels are their plain forms, both ways: run by Triton's interpreter here."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.triton_here import has_triton
-from trainer.kernels import fits, fused, is_fused
-from trainer.layers import ResponseNorm
+from tests.trainer.conftest import make_batch
+from trainer.forms import joined
+from trainer.kernels import After, finish, fits, is_fused, is_norm_fused, norm_maps
+from trainer.layers import MapResponseNorm, ResponseNorm
+from trainer.model import AlexNet
+from trainer.presets import find_preset
 
+ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
-CASES = [  # channels, columns, side, pool_px, relu
-    (12, 1, 7, 3, True),  # as the paper has layers 1 and 2
-    (12, 2, 7, 3, True),
-    (16, 2, 7, 3, False),  # as the 2012 code has layer 1
-    (10, 2, 6, 2, True),  # rounded up: the last windows reach over the edge
-    (10, 1, 5, 2, False),
-    (12, 2, 5, 1, True),  # without pooling, as the 2012 code has layer 2
-    (4, 2, 6, 3, True),  # columns narrower than the sum
-]
+has_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no NVIDIA GPU")
+Case = tuple[int, int, After, bool, int, int]
 
 
 def norm(columns: int, alpha: float = 2e-2) -> ResponseNorm:
     """The paper's, with an alpha that moves numbers near 1 as its own moves pixels."""
     return ResponseNorm(size=5, k=2.0, alpha=alpha, beta=0.75, columns=columns)
+
+
+CASES: Sequence[Case] = (  # channels, side, what follows, whether biased, tensors in and out
+    (12, 7, After(norm=norm(2), pool_px=3), True, 1, 2),  # layer 1 of the paper
+    (12, 7, After(norm=norm(2), pool_px=3), True, 2, 1),  # layer 2
+    (16, 7, After(norm=norm(2), pool_px=3, relu=False, relu_last=True), True, 1, 1),  # 2012
+    (12, 5, After(norm=norm(1)), True, 1, 1),  # one column, no pooling
+    (4, 6, After(norm=norm(2), pool_px=3), True, 1, 1),  # columns narrower than the sum
+    (10, 6, After(norm=norm(1), pool_px=2), False, 1, 1),  # windows reach over the edge
+    (24, 5, After(), True, 1, 2),
+    (24, 7, After(pool_px=3), True, 2, 1),
+    (24, 7, After(pool_px=3, relu=False), False, 1, 1),  # where a convolution was removed
+    (12, 7, After(norm=nn.BatchNorm2d(12), pool_px=3), True, 1, 2),
+    (40, 5, After(norm=nn.BatchNorm2d(40)), True, 2, 1),
+)
 
 
 def maps(channels: int, side: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -38,84 +52,185 @@ def maps(channels: int, side: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     return made.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def plain(x: Tensor, layer: ResponseNorm, pool_px: int, relu: bool) -> Tensor:
+def plain(x: Tensor, bias: Tensor | None, after: After, num_in: int, num_out: int) -> Tensor:
     """The oracle: layer by layer."""
-    out: Tensor = layer(x.relu() if relu else x)
-    return out if pool_px == 1 else F.max_pool2d(out, pool_px, 2, ceil_mode=True)
+    x = x if bias is None else x + bias.to(x.dtype).view(-1, 1, 1)
+    x = x.relu() if after.relu else x
+    x = x if after.norm is None else after.norm(x)
+    x = x if after.pool_px == 1 else F.max_pool2d(x, after.pool_px, 2, ceil_mode=True)
+    return x.relu() if after.relu_last else x
 
 
-def both_ways(form: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    """What a form gives, and the gradient of its input."""
-    given = x.clone().requires_grad_()
-    out = form(given * 1, *arguments)
+def fused(x: Tensor, bias: Tensor | None, after: After, num_in: int, num_out: int) -> Tensor:
+    parts = (x,) if num_in == 1 else tuple(
+        part.contiguous(memory_format=torch.channels_last) for part in x.chunk(num_in, 1)
+    )  # fmt: skip
+    assert fits(parts, after)
+    outs = finish(parts, bias, after, num_out)
+    assert len(outs) == num_out
+    return joined(outs)
+
+
+def both_ways(form: Callable[..., Tensor], x: Tensor, case: Case) -> dict[str, Tensor]:
+    """What a form gives, all gradients, and what it made of a norm's averages."""
+    channels, _, after, biased, num_in, num_out = case
     source = torch.Generator().manual_seed(1)
-    weight = torch.randn(out.shape, generator=source).to(x)
-    (out.float() * weight.float()).sum().backward()
-    assert given.grad is not None
-    return out.detach(), given.grad
+    bias = torch.randn(channels, generator=source).to(x.device).requires_grad_()
+    given = x.clone().requires_grad_()
+    inputs = {"maps": given} | ({"bias": bias} if biased else {})
+    kept = {}
+    if isinstance(after.norm, nn.BatchNorm2d):
+        after.norm.reset_running_stats()
+        inputs |= {"scale": after.norm.weight, "shift": after.norm.bias}
+        kept = dict(after.norm.named_buffers())
+    out = form(given * 1, bias if biased else None, after, num_in, num_out)
+    weight = torch.randn(out.shape, generator=source).to(out.device)
+    gradients = torch.autograd.grad((out.float() * weight).sum(), list(inputs.values()))
+    found = {"out": out.detach(), **dict(zip(inputs, gradients, strict=True))}
+    return found | {name: value.clone() for name, value in kept.items()}
+
+
+def compare(case: Case, dtype: torch.dtype, device: str = "cpu", tolerance: float = 3e-6) -> None:
+    """Fused against plain in the same type; errors relative to the largest number of each kind.
+
+    Of 16 bits, where the plain form rounds in between, only what comes out is compared: values
+    that are equal once rounded are chosen apart by a pooling, and their gradient goes elsewhere.
+    """
+    x = maps(case[0], case[1], dtype).to(device).contiguous(memory_format=torch.channels_last)
+    found, expected = both_ways(fused, x, case), both_ways(plain, x, case)
+    assert found.keys() == expected.keys()
+    for name in found if dtype == torch.float32 else ("out",):
+        one, other = found[name], expected[name]
+        assert one.shape == other.shape and one.dtype == other.dtype, name
+        largest = float(other.float().abs().max())
+        torch.testing.assert_close(
+            one.float(), other.float(), rtol=0, atol=tolerance * max(largest, 1e-6), msg=name
+        )
+
+
+def compare_map_norm(device: str = "cpu", channels: int = 24, side: int = 7) -> None:
+    layer = MapResponseNorm(size=5, k=1.0, alpha=0.02, beta=0.75)
+    x = maps(channels, side, torch.float32).to(device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    found = []
+    for form in (lambda given: norm_maps(given, layer), layer):
+        given = x.clone().requires_grad_()
+        out = form(given)
+        (gradient,) = torch.autograd.grad((out * weight).sum(), given)
+        found.append((out.detach(), gradient))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def compare_all() -> None:
-    """Every case, fused against plain in the same type; called where Triton interprets.
+    """Every case; called where Triton interprets."""
+    from trainer import triton_kernels, triton_map_norm
 
-    Rounded to 16 bits, equal values within a window are rounded apart by either form, and the
-    gradient goes to another of them: there only norms without pooling are compared both ways.
-    """
-    from trainer import triton_kernels
+    triton_kernels.OPTIONS.update(wide=True, block_pixels=64, num_blocks=2)
+    triton_map_norm.OPTIONS["block_pixels"] = 128  # each program costs the interpreter as much
+    for case in CASES:
+        compare(case, torch.float32)
+    compare(CASES[0], torch.bfloat16, tolerance=1e-2)
+    compare(CASES[3], torch.float16, tolerance=2e-3)
+    compare(CASES[9], torch.bfloat16, tolerance=1e-2)
+    compare_map_norm()
 
-    triton_kernels.OPTIONS["block"] = 2048  # each program costs the interpreter as much
-    for dtype, tolerance in ((torch.float32, 2e-6), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
-        for channels, columns, side, pool_px, relu in CASES:
-            x, layer = maps(channels, side, dtype), norm(columns)
-            assert fits(x, layer)
-            found = both_ways(fused, x, layer, pool_px, relu)
-            expected = both_ways(plain, x, layer, pool_px, relu)
-            num_compared = 2 if dtype == torch.float32 or pool_px == 1 else 1
-            for one, other in list(zip(found, expected, strict=True))[:num_compared]:
-                assert one.dtype == other.dtype and one.shape == other.shape
-                torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+def run_interpreted(code: str) -> None:
+    """In a process of its own: Triton decides whether to interpret when it is imported."""
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        check=True,
+        timeout=600,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+    )
 
 
 @needs_triton
 @pytest.mark.slow
-def test_the_kernel_is_the_plain_form_both_ways() -> None:
-    """In a process of its own: Triton decides whether to interpret when it is imported."""
-    subprocess.run(
-        [
-            sys.executable, "-W", "error", "-c",
-            "from tests.trainer.test_kernels import compare_all; compare_all()",
-        ],
-        check=True,
-        timeout=600,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+def test_the_kernels_are_the_plain_form_both_ways() -> None:
+    run_interpreted("from tests.trainer.test_kernels import compare_all; compare_all()")
+
+
+def gradients_of(name: str, forms: dict[str, str]) -> dict[str, Tensor]:
+    """Of a narrow network's parameters after one batch."""
+    batch, model = make_batch(2, 3), AlexNet(find_preset(name), 3, 1 / 16)
+    model.initialise(0)
+    model.place(torch.device("cpu")).forms = forms
+    masks = model.dropout_masks(0, 0, 2, torch.device("cpu"))
+    loss = F.cross_entropy(model(batch.images, batch.crop, masks, 1.1), batch.labels)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+def train_fused() -> None:
+    """A network of all of its kernels against its plain self; called where Triton interprets."""
+    from trainer import triton_input, triton_kernels, triton_map_norm
+
+    triton_kernels.OPTIONS.update(wide=True, block_pixels=512)
+    triton_map_norm.OPTIONS["block_pixels"] = 512
+    triton_input.OPTIONS["block"] = 65536
+    forms = {"conv1": "unshuffled-split", "conv2": "split", "conv5": "dense"}
+    for name in ("kriz2012", "modern"):
+        expected = gradients_of(name, {})
+        with (
+            patch("trainer.model.is_fused", fits),
+            patch("trainer.model.is_norm_fused", lambda x: True),
+            patch("trainer.input.triton_works", lambda device: True),
+            patch.object(AlexNet, "_may_fuse", lambda self, x: True),
+            patch("trainer.model.finish", wraps=finish) as called,
+        ):
+            found = gradients_of(name, forms)
+        assert called.call_count >= 5  # after each convolution
+        for key, wanted in expected.items():
+            scale = float(wanted.abs().max()) + 1e-12
+            torch.testing.assert_close(found[key], wanted, rtol=0, atol=1e-5 * scale, msg=key)
+
+
+@needs_triton
+@pytest.mark.slow
+def test_a_network_of_kernels_has_the_gradients_of_the_plain_one() -> None:
+    run_interpreted("from tests.trainer.test_kernels import train_fused; train_fused()")
 
 
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from trainer import triton_kernels
+from trainer import triton_input, triton_kernels, triton_map_norm
 
 constants = {
-    "k": 2.0, "alpha": 1e-4, "beta": 0.75, "channels": 96, "width": 48, "side": 55,
-    "out_side": 27, "pool": 3, "stride": 2, "relu": True,
-} | triton_kernels.OPTIONS
-options = {"enable_fp_fusion": constants.pop("enable_fp_fusion")}
-for kernel, maps in (
-    (triton_kernels._norm_pool, ("maps", "out")),
-    (triton_kernels._norm_pool_backward, ("maps", "gradient", "out")),
+    "maps_stride": 96, "out_stride": 96, "channels": 48, "side": 55, "out_side": 27, "pool": 3,
+    "stride": 2, "biased": True, "relu": True, "relu_last": False, "kind": 1, "k": 2.0,
+    "alpha": 1e-4, "beta": 0.75, "parts": 1, "wide": False, "num_blocks": 4, "block_pixels": 64,
+    "block_channels": 64, "size": 5, "backward": True,
+}
+of_input = {"kind": 0, "size": 256, "side": 224, "rows": 57, "block_px": 4, "block": 1024}
+for module, names, given in (
+    (triton_kernels, ("finish", "finish_backward", "sum_up", "sum_up_arriving"), constants),
+    (triton_map_norm, ("normalise", "subtract_terms"), constants),
+    (triton_input, ("prepare",), of_input),
 ):
-    signature = {name: "constexpr" for name in kernel.arg_names}
-    signature |= {name: "*bf16" for name in maps} | {"chosen": "*u8", "num_elements": "i32"}
-    source = ASTSource(kernel, signature, constants)
-    built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assert ".target sm_90" in built.asm["ptx"]
+    for kernel in (getattr(module, name) for name in names):
+        types = {"chosen": "*u8", "num_pixels": "i32", "crop": "*i32", "crop_stride": "i32"}
+        types |= {"divisor": "fp32", "images": "*fp16"}
+        types |= dict.fromkeys(("maps", "gradient", "out", "term", "scaled"), "*bf16")
+        signature = {
+            name: "constexpr" if name in given else types.get(name, "*fp32")
+            for name in kernel.arg_names
+        }
+        own = {name: value for name, value in given.items() if name in kernel.arg_names}
+        options = {"num_stages": 1, "enable_fp_fusion": module.OPTIONS["enable_fp_fusion"]}
+        source = ASTSource(kernel, signature, own)
+        built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+        assert ".target sm_90" in built.asm["ptx"]
 """
 
 
 @needs_triton
+@pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     """To the machine code of an H100 or H200, in an empty cache."""
     subprocess.run(
@@ -123,44 +238,65 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
         check=True,
         timeout=600,
         env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
 
 
-def test_without_a_gpu_the_kernel_is_left_alone() -> None:
-    x, layer = maps(12, 7, torch.float32), norm(2)
-    assert fits(x, layer) and not is_fused(x, layer)
+def test_without_a_gpu_the_kernels_are_left_alone() -> None:
+    x, after = maps(12, 7, torch.float32), After(norm=norm(2))
+    assert fits((x,), after) and not is_fused((x,), after) and not is_norm_fused(x)
 
 
 @pytest.mark.parametrize(
-    ("x", "size"),
+    ("x", "layer"),
     [
-        (maps(12, 7, torch.float64), 5),
-        (maps(12, 7, torch.float32), 3),
-        (maps(12, 7, torch.float32).contiguous(), 5),
-        (maps(12, 7, torch.float32)[:, :, :5], 5),
-        (maps(12, 7, torch.float32)[:0], 5),
+        (maps(12, 7, torch.float64), norm(2)),
+        (maps(12, 7, torch.float32), ResponseNorm(size=3, k=2.0, alpha=1e-4, beta=1, columns=2)),
+        (maps(12, 7, torch.float32).contiguous(), norm(2)),
+        (maps(12, 7, torch.float32)[:, :, :5], norm(2)),
+        (maps(12, 7, torch.float32)[:0], norm(2)),
+        (maps(12, 7, torch.float32), nn.BatchNorm2d(12).eval()),
+        (maps(12, 7, torch.float32), nn.GroupNorm(2, 12)),
     ],
-    ids=["float64", "another size", "not channels-last", "not square", "empty"],
-)
-def test_maps_that_the_kernel_does_not_know_take_the_plain_form(x: Tensor, size: int) -> None:
-    layer = ResponseNorm(size=size, k=2.0, alpha=1e-4, beta=0.75, columns=2)
-    assert not fits(x, layer)
+    ids=[
+        "float64", "another size", "not channels-last", "not square", "empty",
+        "averages that stand", "another norm",
+    ],
+)  # fmt: skip
+def test_maps_that_the_kernels_do_not_know_take_the_plain_form(
+    x: Tensor, layer: nn.Module
+) -> None:
+    assert not fits((x,), After(norm=layer))
 
 
 @needs_triton
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no NVIDIA GPU here")
-@pytest.mark.parametrize(
-    ("channels", "side", "pool_px"), [(96, 55, 3), (256, 27, 3), (256, 27, 1)]
-)
-def test_on_a_gpu_the_kernel_is_the_plain_form_at_full_size(
-    channels: int, side: int, pool_px: int
+@has_gpu
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_on_a_gpu_the_kernels_are_the_plain_form(case: int) -> None:
+    channels, side, after, *rest = CASES[case]
+    if after.norm is not None:
+        after.norm.cuda()
+    compare((channels, side, after, *rest), torch.float32, "cuda")  # type: ignore[arg-type]
+
+
+@needs_triton
+@pytest.mark.gpu
+@has_gpu
+@pytest.mark.parametrize("kind", ["response", "batch", "none"])
+@pytest.mark.parametrize(("channels", "side", "num_in"), [(96, 55, 1), (256, 27, 2)])
+def test_on_a_gpu_the_kernels_are_the_plain_form_at_full_size(
+    channels: int, side: int, num_in: int, kind: str
 ) -> None:
-    x, layer = maps(channels, side, torch.float32).cuda(), norm(2)
-    x = x.contiguous(memory_format=torch.channels_last)
-    assert is_fused(x, layer)
-    found = both_ways(fused, x.cuda(), layer, pool_px, True)
-    expected = both_ways(plain, x, layer, pool_px, True)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    layer = {"response": norm(2), "batch": nn.BatchNorm2d(channels).cuda(), "none": None}[kind]
+    case = (channels, side, After(norm=layer, pool_px=3), True, num_in, 3 - num_in)
+    assert is_fused((maps(channels, side, torch.float32).cuda(),), case[2])
+    compare(case, torch.float32, "cuda", tolerance=2e-5)
+    compare(case, torch.bfloat16, "cuda", tolerance=1e-2)
+
+
+@needs_triton
+@pytest.mark.gpu
+@has_gpu
+def test_on_a_gpu_the_norm_over_pixels_is_the_plain_form_at_full_size() -> None:
+    compare_map_norm("cuda", 256, 27)

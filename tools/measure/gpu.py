@@ -1,5 +1,6 @@
 """All that is measured on a GPU, stage by stage, each in a process of its own, in bounded time."""
 
+import importlib.util
 import json
 import math
 import re
@@ -23,6 +24,7 @@ from trainer.presets import find_preset
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 480.0
+TEST_PROCESSES = 6  # that share the GPU
 TESTS_SECONDS = 150.0  # at most, so that time is left to measure
 BATCHES = (1024, 128, 512)  # the most telling first, should time run out
 STORAGES = ("resident", "raw", "jpeg")
@@ -71,7 +73,7 @@ class GpuCheck:
         if not self._make(folder, shards):
             return {}
         found: dict[str, Any] = {}
-        tests: Command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu"]
+        tests: Command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *_side_by_side()]
         if self._call("tests", tests, TESTS_SECONDS):
             found["tests"] = "passed"
         for name, command in commands(shards).items():
@@ -151,6 +153,13 @@ def commands(shards: Mapping[str, Path]) -> dict[str, list[str | Path]]:
                 "--images", str(MIN_IMAGES), "--batch-size", "512",
             ]  # fmt: skip
     return found
+
+
+def _side_by_side() -> list[str]:
+    """Options for several processes of tests, where pytest-xdist is there."""
+    if importlib.util.find_spec("xdist") is None:
+        return []
+    return ["-n", str(TEST_PROCESSES), "-p", "no:benchmark"]  # which warns beside it
 
 
 def _python(command: Command) -> list[str | Path]:
