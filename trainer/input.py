@@ -35,7 +35,7 @@ def prepared(
     if _is_fused(images):
         return _prepared_by_kernel(normalise, images, crop, divisor, blocks=blocks, out=out)
     x = F.pad(normalise(images, crop, divisor), (0, PAD_PX, 0, PAD_PX))
-    x = (blocks_of(x) if blocks else x).to(_input_type(x.device))
+    x = (blocks_of(x) if blocks else x).to(_input_type(x))
     return x.contiguous(memory_format=torch.channels_last) if out is None else out.copy_(x)
 
 
@@ -48,9 +48,12 @@ def fits(images: Tensor) -> bool:
     return images.dtype in PIXEL_TYPES and images.is_contiguous(memory_format=torch.channels_last)
 
 
-def _input_type(device: torch.device) -> torch.dtype:
-    enabled = torch.is_autocast_enabled(device.type)
-    return torch.get_autocast_dtype(device.type) if enabled else torch.float32
+def _input_type(x: Tensor) -> torch.dtype:
+    """That of autocast, where it is on; x's own otherwise, at least float32."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _prepared_by_kernel(
@@ -68,7 +71,7 @@ def _prepared_by_kernel(
     rows = -(-(CROP_PX + PAD_PX) // block_px)
     if out is None:
         out = torch.empty(
-            (len(images), 3 * block_px**2, rows, rows), dtype=_input_type(images.device),
+            (len(images), 3 * block_px**2, rows, rows), dtype=_input_type(normalise.mean),
             device=images.device, memory_format=torch.channels_last,
         )  # fmt: skip
     kind = {
