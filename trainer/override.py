@@ -62,7 +62,7 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """Value by dotted name of a TOML file with tables [network], [augmentation], [training].
 
-    ValueError naming the file where it cannot be read or a field is unknown.
+    ValueError naming the file where it cannot be read, a field is unknown or of the wrong type.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -71,7 +71,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--config {path} is no TOML file: {error}") from error
     try:
-        return {_find_field(name): value for name, value in flatten(tables).items()}
+        fields = {_find_field(name): value for name, value in flatten(tables).items()}
+        return {name: _convert(name, FIELDS[name], value) for name, value in fields.items()}
     except ValueError as error:
         raise ValueError(f"--config {path}: {error}") from error
 

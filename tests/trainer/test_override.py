@@ -134,6 +134,9 @@ def test_a_preset_as_shown_can_be_given_back(tmp_path: Path) -> None:
         ("colour = 3", "no preset field 'colour'"),
         ("[colours]\nred = 3", "no preset field 'colours.red'"),
         ("\xff", "is no TOML file"),
+        ("[training]\nepochs = 2.5", "training.epochs is 2.5, must be a whole number"),
+        ("[training]\ndrop_epochs = [1979-05-27]", "training.drop_epochs is datetime.date"),
+        ("[network.columns]\nx = 1", "network.columns is {'x': 1}, must be a whole number"),
     ],
 )
 def test_a_bad_file_is_refused_by_name(text: str, message: str, tmp_path: Path) -> None:
