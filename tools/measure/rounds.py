@@ -12,6 +12,7 @@ from tools.measure.plots import images_text
 class Pass:
     """One uninterrupted stretch of a contestant's work.
 
+    cpu_seconds: CPU time of all threads and processes that worked, the system's included.
     caller_seconds: CPU time of the thread that took the images. anonymous_bytes: of its process
     when the pass was over (RssAnon: what it keeps of files does not count), worker processes
     aside. batch_seconds: from each batch or step to the next. issued_seconds: until the host had
@@ -20,6 +21,7 @@ class Pass:
 
     num_images: int
     seconds: float
+    cpu_seconds: float | None = None
     caller_seconds: float | None = None
     anonymous_bytes: int | None = None
     batch_seconds: tuple[float, ...] = ()

@@ -17,16 +17,17 @@ Table = Callable[[Mapping[str, Any]], str]
 
 
 def report_table(report: Mapping[str, Any]) -> str:
-    """Speeds, ratios, what was not measured and why; of an object as `build_report` makes it."""
+    """Speeds, costs, ratios, what was not measured and why; of an object of `build_report`."""
     lines = [row("images per second", "median", "min", "max")]
     for result in report["results"]:
         speed = result["images_per_second"]
         lines.append(row(result["name"], *(images_text(speed[key]) for key in speed)))
     lines += _cost_lines(report["results"])
-    if report["ratios"]:
-        lines += ["", row("ratio, round by round", "median", "min", "max")]
-    for name, ratio in report["ratios"].items():
-        lines.append(row(name, *(f"{ratio[key]:.2f}" for key in ratio)))
+    kinds = {"ratios": "ratio, round by round", "cpu_ratios": "the same of CPU time"}
+    for kind, title in kinds.items():
+        if ratios := report.get(kind):
+            lines += ["", row(title, "median", "min", "max")]
+            lines += [row(name, *(f"{r[key]:.2f}" for key in r)) for name, r in ratios.items()]
     if report.get("stages"):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in report["stages"].items())
         lines += ["", f"time of one worker: {shares}"]
@@ -45,6 +46,11 @@ def _cost_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     for result in results:
         if steps := result.get("batch_ms"):
             lines.append(row(result["name"], *(f"{steps[key]:,.1f}" for key in steps)))
+    if any("cpu_us_per_image" in result for result in results):
+        lines += ["", row("CPU time of all, us/image", "median", "min", "max")]
+    for result in results:
+        if cost := result.get("cpu_us_per_image"):
+            lines.append(row(result["name"], *(f"{cost[key]:,.0f}" for key in cost)))
     if any("caller_us_per_image" in result for result in results):
         lines += ["", row("caller's CPU, us per image", "median", "min", "max")]
     for result in results:

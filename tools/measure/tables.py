@@ -63,12 +63,21 @@ def speeds(report: Report) -> str:
 
 
 def ratios(report: Report) -> str:
-    """Ratios round by round: median, least to most."""
+    """Ratios round by round: median, least to most; of CPU time beside them, where measured."""
+    of_cpu = report.get("cpu_ratios", {})
     rows = [
-        [name.replace("/", " ÷ "), *_spread(ratio, ".2f")]
+        [
+            name.replace("/", " ÷ "),
+            *_spread(ratio, ".2f"),
+            *(_spread(of_cpu[name], ".2f") if name in of_cpu else [""] * 2 * bool(of_cpu)),
+        ]
         for name, ratio in report["ratios"].items()
     ]
-    return _markdown(["ratio, round by round", "median", "least–most"], rows)
+    cold = ", page cache cold" if report["settings"].get("cold") else ""
+    head = [f"ratio, round by round{cold}", "median", "least–most"]
+    if of_cpu:
+        head[1:] = ["wall clock: median", "least–most", "CPU time: median", "least–most"]
+    return _markdown(head, rows)
 
 
 def stages(report: Report) -> str:

@@ -1,10 +1,17 @@
 """The preparation benchmark measures what it says, over the same photographs."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tools.measure.preparation import BARE, PreparationContest, run_preparation_contest
+from tools.measure.preparation import (
+    BARE,
+    PreparationContest,
+    cpu_seconds,
+    run_preparation_contest,
+)
 
 
 def test_every_contestant_does_every_photograph_in_every_round(image_folder: Path) -> None:
@@ -20,8 +27,16 @@ def test_every_contestant_does_every_photograph_in_every_round(image_folder: Pat
     distinct, a_pass = (report["settings"][key] for key in ("distinct_images", "images_per_pass"))
     assert distinct < 16 <= a_pass and a_pass % distinct == 0
     assert not report["not_measured"] and f"fullfeed-1-worker/{BARE}" in report["ratios"]
+    assert report["cpu_ratios"].keys() == report["ratios"].keys()
     assert sum(report["stages"].values()) == pytest.approx(1, abs=0.01)
     assert {"decode", "verify", "sums"} <= report["stages"].keys()
+
+
+def test_the_cpu_time_of_workers_counts_too() -> None:
+    spin = "import time; end = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+    before = cpu_seconds()
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    assert cpu_seconds() - before >= 0.5
 
 
 @pytest.mark.parametrize(

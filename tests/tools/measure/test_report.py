@@ -62,6 +62,27 @@ def test_a_ratio_is_the_median_of_ratios_not_the_ratio_of_medians() -> None:
     assert report["ratios"]["a/b"] == {"median": 2.0, "min": 1.0, "max": 3.0}
 
 
+def test_ratios_of_cpu_time_are_those_of_what_every_process_spent() -> None:
+    outcome = Outcome(
+        passes={
+            "a": [Pass(num_images=100, seconds=s, cpu_seconds=2.0) for s in (1.0, 3.0, 9.0)],
+            "b": [Pass(num_images=50, seconds=s, cpu_seconds=2.5) for s in (2.0, 2.0, 2.0)],
+            "c": [Pass(num_images=50, seconds=1.0)] * 3,
+        }
+    )
+    pairs = [("a", "b"), ("b", "a"), ("a", "c")]
+    report = build_report(outcome, pairs, absent={}, machine={}, settings={})
+    assert report["cpu_ratios"] == {  # 20 ms an image against 50
+        "a/b": {"median": 2.5, "min": 2.5, "max": 2.5},
+        "b/a": {"median": 0.4, "min": 0.4, "max": 0.4},
+    }
+    assert report["results"][1]["cpu_us_per_image"]["median"] == 50_000
+    lines = report_table(report).splitlines()
+    at = lines.index("the same of CPU time          median       min       max")
+    assert lines[at + 1].split() == ["a/b", "2.50", "2.50", "2.50"]
+    assert "CPU time of all, us/image     median       min       max" in lines
+
+
 def test_the_table_shows_speeds_ratios_and_what_is_absent() -> None:
     assert report_table(REPORT).splitlines() == [
         "images per second             median       min       max",

@@ -151,3 +151,22 @@ def test_a_page_that_cannot_be_filled_says_why(root: Path, text: str, message: s
 def test_the_tables_of_this_project_are_those_of_its_measurements(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert fill_tables(text, ROOT) == text
+
+
+def test_ratios_of_cpu_time_stand_beside_those_of_the_wall_clock() -> None:
+    second = {"a/b": {"median": 1.5, "min": 1.0, "max": 2.0}}
+    of_cpu = {"dali-cpu/torch": {"median": 2.25, "min": 2.0, "max": 2.5}}
+    report = {**REPORT, "ratios": {**REPORT["ratios"], **second}, "cpu_ratios": of_cpu}
+    assert KINDS["ratios"](report).splitlines() == [
+        "| ratio, round by round | wall clock: median | least–most | CPU time: median | "
+        "least–most |",
+        "| --- | --: | --: | --: | --: |",
+        "| dali-cpu ÷ torch | 2.51 | 2.30–3.36 | 2.25 | 2.00–2.50 |",
+        "| a ÷ b | 1.50 | 1.00–2.00 |  |  |",
+    ]
+
+
+def test_what_was_measured_with_a_cold_page_cache_says_so() -> None:
+    cold = {**REPORT, "settings": {**REPORT["settings"], "cold": True}}
+    assert KINDS["ratios"](cold).startswith("| ratio, round by round, page cache cold |")
+    assert "cold" not in KINDS["ratios"](REPORT)
