@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.manifest import open_dataset
 from pipeline.originals import Listing, Source
 from pipeline.plan import PlannedShard, Settings, ShardTask, plan
 from tests.pipeline.conftest import listing_of
@@ -166,3 +167,11 @@ def test_planning_15_million_images_takes_under_2_gb_and_a_minute_of_one_core() 
     assert num_images > 15e6 and num_shards == -(-num_images // 1000)
     assert peak_bytes < 2e9
     assert listing + planning + hashing < 60
+
+
+def test_settings_are_read_back_as_they_were_written(
+    shard_folder: Path, raw_shard_folder: Path
+) -> None:
+    for folder in (shard_folder, raw_shard_folder):
+        written = open_dataset(folder).settings
+        assert Settings.from_dict(written).as_dict() == written
