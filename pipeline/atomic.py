@@ -90,6 +90,13 @@ def put_whole(source: Path, path: Path) -> None:
         raise OSError(f"{path} cannot be written: {error}") from error
 
 
+def forget_listing(folder: Path) -> None:
+    """Has an object store asked anew what it holds: other processes have written there since."""
+    store = getattr(folder, "fs", None)
+    if store is not None:
+        store.invalidate_cache()
+
+
 def remove_temporaries(folder: Path) -> int:
     """Removes what killed writers and repairs left in a local folder; returns how many files.
 

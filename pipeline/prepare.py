@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.atomic import is_local, remove_temporaries, sole_writer, write_whole
+from pipeline.atomic import (
+    forget_listing,
+    is_local,
+    remove_temporaries,
+    sole_writer,
+    write_whole,
+)
 from pipeline.existing_shards import Standing, claim, refuse_inside, refuse_strangers, standing
 from pipeline.manifest import (
     CLAIM_NAME,
@@ -78,6 +84,7 @@ def prepare(
         if missing:
             _withdraw_dataset(out)
         stages = engine([*missing, *renewal.unmade()])
+        forget_listing(out)
         if renewal:
             _withdraw_dataset(out)
         num_made = len(missing) + renewal.take_places()

@@ -2,8 +2,10 @@
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ from tests.conftest import (
 )
 
 ROOT = Path(__file__).parents[2]
+QUIET: dict[str, Any] = {
+    "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True,
+}  # fmt: skip
 
 
 def test_a_path_is_a_path() -> None:
@@ -89,6 +94,44 @@ def test_the_commands_write_to_s3_what_they_write_to_a_folder(
         for entry in found
     }
     assert there == folder_bytes(tmp_path / "shards")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of boto3
+def test_killed_while_it_writes_to_s3_the_command_goes_on_with_the_same_bytes(
+    tmp_path: Path, s3_server: dict[str, str]
+) -> None:
+    import boto3
+
+    source = write_source(tmp_path / "source", train_per_class=60)
+    prepare_here(source, tmp_path / "here")
+    client = boto3.client("s3")
+
+    def there() -> dict[str, str]:
+        listed = client.list_objects_v2(Bucket="bucket").get("Contents", [])
+        return {entry["Key"].removeprefix("shards/"): entry["ETag"] for entry in listed}
+
+    command = [sys.executable, str(ROOT / "tools/prepare_shards.py"), str(source)]
+    command += ["--out", "s3://bucket/shards", "--images-per-shard", f"{IMAGES_PER_SHARD}"]
+    command += ["--workers", "2"]
+    environment = {**os.environ, **s3_server}
+    for num_receipts in (2, 6):  # two kills, in different places
+        with subprocess.Popen(command, env=environment, **QUIET) as process:
+            while process.poll() is None and num_receipts > sum("receipt" in n for n in there()):
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL, "it was done before it was killed"
+        assert DATASET_NAME not in there()
+    before = there()
+    finished = {n.partition(".")[0] for n in before if n.endswith(".receipt.json")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(finished)} found finished" in done.stdout
+    bodies = {
+        name: client.get_object(Bucket="bucket", Key=f"shards/{name}")["Body"].read()
+        for name in there()
+    }
+    assert bodies == folder_bytes(tmp_path / "here")
 
 
 def test_damage_on_a_store_is_found_and_mended(image_folder: Path, tmp_path: Path) -> None:
