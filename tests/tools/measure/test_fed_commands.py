@@ -124,8 +124,16 @@ def test_the_step_is_measured_with_the_options_of_training(
     settings = report["settings"]
     assert (settings["preset"], settings["batch_size"], settings["width"]) == ("paper", 8, 1 / 32)
     assert report["results"][0]["images_per_second"]["median"] > 0
-    if not torch.cuda.is_available():
-        assert report["not_measured"] == {"GPU": "PyTorch sees no GPU here"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_trainer_of_a_machine_without_a_gpu_says_so(
+    shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "train_step", lambda trainer, batch: torch.zeros(()))
+    done = call("trainer", "--shards", shard_folder, *SMALL)
+    report = json.loads(done.output.splitlines()[-1])
+    assert report["not_measured"] == {"GPU": "PyTorch sees no GPU here"}
 
 
 @pytest.mark.parametrize("command", ["trainer", "fed"])

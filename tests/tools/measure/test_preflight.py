@@ -21,12 +21,17 @@ def config(shards: Path, **changes: Any) -> RunConfig:
     return RunConfig(**{"shards": shards, "backend": "numpy", **small, **changes})
 
 
-def test_the_json_form_is_frozen_and_has_a_table(
-    shard_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Trainer, "train_step", lambda trainer, batch: torch.zeros(()))
-    looked = run_preflight(Preflight(config=config(shard_folder), seconds=5))
-    report = json.loads(json.dumps(looked))
+@pytest.fixture(scope="module")
+def report(shard_folder: Path) -> dict[str, Any]:
+    """What a look at the machine says, on the CPU, with a step that takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", lambda trainer, batch: torch.zeros(()))
+        looked = run_preflight(Preflight(config=config(shard_folder), seconds=5))
+    read_back: dict[str, Any] = json.loads(json.dumps(looked))
+    return read_back
+
+
+def test_the_json_form_is_frozen_and_has_a_table(report: dict[str, Any]) -> None:
     assert set(report) == {
         "results", "ratios", "machine", "settings", "not_measured", "expected", "outlook",
         "memory", "advice",
@@ -48,10 +53,20 @@ def test_the_json_form_is_frozen_and_has_a_table(
     assert report["memory"]["shards_fit"] is True
     table = preflight_table(report)
     assert "39 images" in table and "for 90 epochs" in table
-    if not torch.cuda.is_available():
-        assert report["not_measured"] == {"1, 2, 4 GPUs": NO_GPU}
-        assert report["advice"].startswith(NO_GPU)
-        assert all(row["fed"] is None for row in report["outlook"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_what_it_would_need_is_said_not_to_be_known(report: dict[str, Any]) -> None:
+    assert report["not_measured"] == {"1, 2, 4 GPUs": NO_GPU}
+    assert report["advice"].startswith(NO_GPU)
+    assert all(row["fed"] is None for row in report["outlook"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no NVIDIA GPU here")
+def test_with_a_gpu_nothing_says_that_there_is_none(report: dict[str, Any]) -> None:
+    assert NO_GPU not in report["not_measured"].values()
+    assert not report["advice"].startswith(NO_GPU)
 
 
 @pytest.mark.parametrize("seconds", [0, 4.9, 3601])
