@@ -1,13 +1,18 @@
 """The same shards on a Ray cluster, also where a node of it dies."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import folder_bytes, prepare_here, write_source
 
+ENTRY_FILE = Path(__file__).parents[2] / "tools/prepare_shards.py"
 ON_TWO_NODES = '''
 import sys, threading
 from pathlib import Path
@@ -69,6 +74,27 @@ def test_two_nodes_make_the_same_bytes_also_when_one_is_killed(tmp_path: Path, w
     assert folder_bytes(tmp_path / "there") == folder_bytes(tmp_path / "here")
 
 
+@pytest.mark.slow
+def test_the_command_makes_the_same_bytes_on_ray_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (fullfeed[ray])")
+    source, out = write_source(tmp_path / "originals", train_per_class=40), tmp_path / "there"
+    prepare_here(source, tmp_path / "here", images_per_shard=4)
+    command = [sys.executable, str(ENTRY_FILE), str(source), "--out", str(out)]
+    command += ["--images-per-shard", "4", "--engine", "ray"]
+    environment = {**os.environ, "RAY_ADDRESS": ""}  # one of this machine alone
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment, **quiet) as process:
+        while process.poll() is None and len(list(out.glob("*.receipt.json"))) < 3:
+            time.sleep(0.005)
+        process.kill()  # its cluster ends by itself
+    assert process.returncode == -signal.SIGKILL, "it was done before it was killed"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    num_kept = int(done.stdout.rpartition(" shards made, ")[2].split()[0])
+    assert num_kept >= 3
+    assert folder_bytes(out) == folder_bytes(tmp_path / "here")
+
+
 def test_without_ray_the_message_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -83,7 +109,7 @@ def test_without_ray_the_message_says_what_to_install(
 def test_a_cluster_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (fullfeed[ray])")
     source = write_source(tmp_path / "originals", train_per_class=1, val_per_class=1)
-    command = [sys.executable, str(Path(__file__).parents[2] / "tools/prepare_shards.py")]
+    command = [sys.executable, str(ENTRY_FILE)]
     out = tmp_path / "out"
     done = subprocess.run(
         [*command, str(source), "--out", str(out), "--engine", "ray"]
