@@ -39,6 +39,28 @@ def test_the_cpu_time_of_workers_counts_too() -> None:
     assert cpu_seconds() - before >= 0.5
 
 
+SPAWNING = """
+import multiprocessing
+print("imported as", __name__, flush=True)
+from tools.measure.preparation import main_left_out
+
+if __name__ == "__main__":
+    with main_left_out():
+        process = multiprocessing.get_context("spawn").Process(target=print, args=("worker",))
+        process.start()
+        process.join()
+    print(__file__)
+"""
+
+
+def test_workers_do_not_import_the_benchmark_that_measures_them(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(SPAWNING)
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["imported as __main__", "worker", str(program)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
