@@ -15,7 +15,7 @@ from pipeline.messages import clear_errors
 from tools.measure.tables import fill_tables
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "shards/README.md", "docs/training.md")
+PAGES = ("README.md", "shards/README.md", "docs/training.md", "docs/speed.md")
 
 
 @click.command()

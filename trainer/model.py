@@ -22,7 +22,7 @@ from trainer.architecture import (
 )
 from trainer.forms import FORMS, OVER_BLOCKS, PLAIN, Maps, joined
 from trainer.input import prepared
-from trainer.kernels import After, finish, is_fused, is_norm_fused, norm_maps
+from trainer.kernels import After, finish, is_fused
 from trainer.layers import (
     MapResponseNorm,
     Normalise,
@@ -30,6 +30,7 @@ from trainer.layers import (
     mask_and_halve,
     random_source,
 )
+from trainer.map_norm import is_norm_fused, norm_maps
 from trainer.parallel import ALONE, Layout
 from trainer.preset import Preset
 

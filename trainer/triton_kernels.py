@@ -1,9 +1,11 @@
 """What follows a convolution, as one Triton kernel each way: bias, ReLU, norm, pooling.
 
-Maps are channels-last. A program takes blocks of pixels and of neighbouring channels. What the
-sum of response norm needs of neighbours is loaded again, from the cache; in the gradient, where it
-is a sum of what was just computed, it is a product with a banded matrix, on tensor cores. Sums and
-powers are in float32. Called by trainer/kernels.py, which has the plain form of it beside.
+Maps are channels-last. A program takes blocks of pixels and of neighbouring channels. The sum of
+response norm over neighbouring channels is, forward, over elements loaded again, from the cache,
+by a kernel of its own that takes runs of elements; backward, where it is of what was just
+computed, a product with a banded matrix, on tensor cores. (Each was tried the other way round, on
+an H200: forward 4 to 5 times, backward twice the time.) Sums and powers are in float32. Called by
+trainer/kernels.py, which has the plain form of it beside.
 (Annotations of kernels are strings: Triton would look up any other name in them.)
 """
 
@@ -15,7 +17,8 @@ import triton.language as tl
 NO_NORM, RESPONSE, BATCH = 0, 1, 2  # kinds of norm
 OPTIONS: dict[str, Any] = {
     "block_pixels": 64,
-    "num_blocks": 4,  # of pixels that a program takes, one after the other, where it sums them up
+    "num_blocks": 4,  # of pixels, one after the other, that a program only sums up
+    "block_elements": 256,  # of a program that takes a run of elements
     "wide": False,  # products of 16-bit numbers in float32: what Triton's interpreter can do
     "enable_fp_fusion": True,  # a * b + c rounded once; told, as Triton's default will change
 }
@@ -37,36 +40,11 @@ def _activated(
 
 
 @triton.jit
-def _squares_around(
-    maps: "Any",
-    place: "Any",
-    a: "Any",
-    bias: "Any",
-    channel: "Any",
-    there: "Any",
-    channels: tl.constexpr,
-    biased: tl.constexpr,
-    relu: tl.constexpr,
-) -> "Any":
-    """The sum of squares of the activations `a` and of the channels around each."""
-    total = a * a
-    for number in tl.static_range(2 * _REACH + 1):
-        if number != _REACH:  # itself
-            near = channel + number - _REACH
-            known = (near >= 0) & (near < channels)
-            added = _of_channels(bias, near, known, biased)
-            around = place + number - _REACH
-            value = _activated(maps, around, added, there & known[None, :], relu)
-            total += value * value
-    return total
-
-
-@triton.jit
 def _spread(values: "Any", parts: tl.constexpr, wide: tl.constexpr) -> "Any":
     """Each channel's sum over the channels around it; values: float32 (pixels, channels).
 
-    As a product with a band of ones, of values cut into `parts` of eight bits each: one for what
-    is rounded to 16-bit floats thereafter, three for a float32.
+    As a product with a band of ones, of values cut into `parts` of eight bits each: two hold the
+    square of a 16-bit float whole, or nearly, and three a float32.
     """
     channel = tl.arange(0, values.shape[1])
     apart = channel[:, None] - channel[None, :]
@@ -112,16 +90,13 @@ def finish(
     relu: tl.constexpr,
     relu_last: tl.constexpr,
     kind: tl.constexpr,
-    k: tl.constexpr,
-    alpha: tl.constexpr,
-    beta: tl.constexpr,
     block_pixels: tl.constexpr,
     block_channels: tl.constexpr,
 ) -> None:
     """out, and which pixel of its window each is from: `num_pixels` of them, (…, channels).
 
-    maps: (batch, side, side, channels). Strides: elements from a pixel to the next. Of BATCH:
-    scale and shift of each channel. chosen: only written with pooling.
+    maps: (batch, side, side, channels). Strides: elements from a pixel to the next. kind: NO_NORM
+    or BATCH, with scale and shift of each channel. chosen: only written with pooling.
     """
     pixel = tl.program_id(0) * block_pixels + tl.arange(0, block_pixels)
     channel = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
@@ -140,11 +115,6 @@ def finish(
             there = inside[:, None] & known[None, :]
             place = ((image * side + y) * side + x)[:, None] * maps_stride + channel[None, :]
             value = _activated(maps, place, added, there, relu)
-            if kind == _RESPONSE:
-                total = _squares_around(
-                    maps, place, value, bias, channel, there, channels, biased, relu
-                )
-                value = value * tl.exp2(-beta * tl.log2(k + alpha * total))
             if kind == _BATCH:
                 value = value * factor + offset
             better = there & ((value > best) | (value != value))
@@ -158,6 +128,59 @@ def finish(
     tl.store(out + target, best.to(out.dtype.element_ty), mask=kept)
     if pool > 1:
         tl.store(chosen + target, code.to(tl.uint8), mask=kept)
+
+
+@triton.jit
+def respond(
+    maps: "Any",
+    out: "Any",
+    chosen: "Any",
+    num_elements: "Any",
+    maps_stride: tl.constexpr,
+    out_stride: tl.constexpr,
+    channels: tl.constexpr,
+    side: tl.constexpr,
+    out_side: tl.constexpr,
+    pool: tl.constexpr,
+    stride: tl.constexpr,
+    relu_last: tl.constexpr,
+    k: tl.constexpr,
+    alpha: tl.constexpr,
+    beta: tl.constexpr,
+    block_elements: tl.constexpr,
+) -> None:
+    """As `finish`, of activations, with response norm over five of `channels`: a column's."""
+    element = tl.program_id(0) * block_elements + tl.arange(0, block_elements)
+    valid = element < num_elements
+    channel, pixel = element % channels, element // channels
+    column, row = pixel % out_side, (pixel // out_side) % out_side
+    image = pixel // (out_side * out_side)
+    best = tl.full((block_elements,), float("-inf"), tl.float32)
+    code = tl.zeros((block_elements,), tl.int32)
+    for down in tl.static_range(pool):
+        for across in tl.static_range(pool):
+            y, x = row * stride + down, column * stride + across
+            there = valid & (y < side) & (x < side)
+            place = ((image * side + y) * side + x) * maps_stride + channel
+            value = tl.load(maps + place, mask=there, other=0.0).to(tl.float32)
+            total = value * value
+            for number in tl.static_range(2 * _REACH + 1):
+                if number != _REACH:  # itself
+                    near = channel + number - _REACH
+                    inside = there & (near >= 0) & (near < channels)
+                    other = tl.load(maps + place + number - _REACH, mask=inside, other=0.0)
+                    total += other.to(tl.float32) * other.to(tl.float32)
+            value = value * tl.exp2(-beta * tl.log2(k + alpha * total))
+            better = there & ((value > best) | (value != value))
+            best = tl.where(better, value, best)
+            code = tl.where(better, down * pool + across, code)
+    if relu_last:
+        code = tl.where(best > 0.0, code, _NOWHERE)
+        best = tl.where(best < 0.0, 0.0, best)
+    target = pixel * out_stride + channel
+    tl.store(out + target, best.to(out.dtype.element_ty), mask=valid)
+    if pool > 1:
+        tl.store(chosen + target, code.to(tl.uint8), mask=valid)
 
 
 @triton.jit
@@ -219,48 +242,42 @@ def finish_backward(
     beta: tl.constexpr,
     parts: tl.constexpr,
     wide: tl.constexpr,
-    num_blocks: tl.constexpr,
+    summed: tl.constexpr,
     block_pixels: tl.constexpr,
     block_channels: tl.constexpr,
 ) -> None:
-    """out: the gradient of `maps`, from that of what `finish` gave; sums: of it, of each program.
+    """out: the gradient of `maps`, from that of what came out; sums: of it, of each program.
 
     With s_i = k + alpha * (sum over neighbours of a^2), h_i what arrives at the normalised map:
     h_i s_i^-beta - 2 alpha beta a_i * (sum over neighbours j of h_j a_j s_j^(-beta-1)). Of BATCH:
     h times of_gradient, plus a times of_maps, plus constant, each of them by channel.
-    sums: float32 (programs, channels).
+    sums: float32 (programs, channels), where they are `summed`.
     """
+    pixel = tl.program_id(0) * block_pixels + tl.arange(0, block_pixels)
     channel = tl.program_id(1) * block_channels + tl.arange(0, block_channels)
     known = channel < channels
+    there = (pixel < num_pixels)[:, None] & known[None, :]
+    place = pixel[:, None] * maps_stride + channel[None, :]
     added = _of_channels(bias, channel, known, biased)
-    first = _of_channels(of_gradient, channel, known, kind == _BATCH)
-    second = _of_channels(of_maps, channel, known, kind == _BATCH)
-    third = _of_channels(constant, channel, known, kind == _BATCH)
-    total = tl.zeros((block_pixels, block_channels), tl.float32)
-    for step in range(num_blocks):
-        pixel = _pixels(step, num_blocks, block_pixels)
-        there = (pixel < num_pixels)[:, None] & known[None, :]
-        place = pixel[:, None] * maps_stride + channel[None, :]
-        a = _activated(maps, place, added, there, relu)
-        h = _arriving(
-            gradient, chosen, pixel, channel, there, out_stride, side, out_side, pool, stride
-        )
-        if kind == _RESPONSE:
-            around = _squares_around(
-                maps, place, a, bias, channel, there, channels, biased, relu
-            )
-            s = k + alpha * around
-            scaled = h * tl.exp2(-beta * tl.log2(s))
-            h = scaled - 2.0 * alpha * beta * a * _spread(scaled * a / s, parts, wide)
-        if kind == _BATCH:
-            h = h * first + a * second + third
-        if relu:
-            h = tl.where(a > 0.0, h, 0.0)
-        tl.store(out + place, h.to(out.dtype.element_ty), mask=there)
-        total += tl.where(there, h, 0.0)
-    if biased:
+    a = _activated(maps, place, added, there, relu)
+    h = _arriving(
+        gradient, chosen, pixel, channel, there, out_stride, side, out_side, pool, stride
+    )
+    if kind == _RESPONSE:
+        s = k + alpha * _spread(a * a, parts, wide)
+        scaled = h * tl.exp2(-beta * tl.log2(s))
+        h = scaled - 2.0 * alpha * beta * a * _spread(scaled * a / s, parts, wide)
+    if kind == _BATCH:
+        h = h * _of_channels(of_gradient, channel, known, True)
+        h += a * _of_channels(of_maps, channel, known, True)
+        h += _of_channels(constant, channel, known, True)
+    if relu:
+        h = tl.where(a > 0.0, h, 0.0)
+    h = tl.where(there, h, 0.0)
+    tl.store(out + place, h.to(out.dtype.element_ty), mask=there)
+    if summed:
         target = tl.program_id(0) * channels + channel
-        tl.store(sums + target, tl.sum(total, 0), mask=known)
+        tl.store(sums + target, tl.sum(h, 0), mask=known)
 
 
 @triton.jit

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from pipeline.triton_here import has_triton
 from tests.trainer.conftest import make_batch
 from trainer.forms import joined
-from trainer.kernels import After, finish, fits, is_fused, is_norm_fused, norm_maps
+from trainer.kernels import After, finish, fits, is_fused
 from trainer.layers import MapResponseNorm, ResponseNorm
+from trainer.map_norm import is_norm_fused, norm_maps
 from trainer.model import AlexNet
 from trainer.presets import find_preset
 
@@ -127,7 +128,8 @@ def compare_all() -> None:
     """Every case; called where Triton interprets."""
     from trainer import triton_kernels, triton_map_norm
 
-    triton_kernels.OPTIONS.update(wide=True, block_pixels=64, num_blocks=2)
+    smaller = {"block_pixels": 64, "num_blocks": 2, "block_elements": 2048}
+    triton_kernels.OPTIONS.update(wide=True, **smaller)
     triton_map_norm.OPTIONS["block_pixels"] = 128  # each program costs the interpreter as much
     for case in CASES:
         compare(case, torch.float32)
@@ -169,7 +171,8 @@ def train_fused() -> None:
     """A network of all of its kernels against its plain self; called where Triton interprets."""
     from trainer import triton_input, triton_kernels, triton_map_norm
 
-    triton_kernels.OPTIONS.update(wide=True, block_pixels=512)
+    larger = {"block_pixels": 512, "block_elements": 8192}
+    triton_kernels.OPTIONS.update(wide=True, **larger)
     triton_map_norm.OPTIONS["block_pixels"] = 512
     triton_input.OPTIONS["block"] = 65536
     forms = {"conv1": "unshuffled-split", "conv2": "split", "conv5": "dense"}
@@ -186,7 +189,8 @@ def train_fused() -> None:
         assert called.call_count >= 5  # after each convolution
         for key, wanted in expected.items():
             scale = float(wanted.abs().max()) + 1e-12
-            torch.testing.assert_close(found[key], wanted, rtol=0, atol=1e-5 * scale, msg=key)
+            # Roundings differ, and so may which of two nearly equal pixels a pooling takes.
+            torch.testing.assert_close(found[key], wanted, rtol=0, atol=2e-4 * scale, msg=key)
 
 
 @needs_triton
@@ -204,17 +208,19 @@ from trainer import triton_input, triton_kernels, triton_map_norm
 constants = {
     "maps_stride": 96, "out_stride": 96, "channels": 48, "side": 55, "out_side": 27, "pool": 3,
     "stride": 2, "biased": True, "relu": True, "relu_last": False, "kind": 1, "k": 2.0,
-    "alpha": 1e-4, "beta": 0.75, "parts": 1, "wide": False, "num_blocks": 4, "block_pixels": 64,
-    "block_channels": 64, "size": 5, "backward": True,
+    "alpha": 1e-4, "beta": 0.75, "parts": 2, "wide": False, "num_blocks": 4, "block_pixels": 64,
+    "block_channels": 64, "block_elements": 256, "summed": True, "size": 5, "backward": True,
 }
 of_input = {"kind": 0, "size": 256, "side": 224, "rows": 57, "block_px": 4, "block": 1024}
+after = ("finish", "respond", "finish_backward", "sum_up", "sum_up_arriving")
 for module, names, given in (
-    (triton_kernels, ("finish", "finish_backward", "sum_up", "sum_up_arriving"), constants),
+    (triton_kernels, after, constants),
     (triton_map_norm, ("normalise", "subtract_terms"), constants),
     (triton_input, ("prepare",), of_input),
 ):
     for kernel in (getattr(module, name) for name in names):
-        types = {"chosen": "*u8", "num_pixels": "i32", "crop": "*i32", "crop_stride": "i32"}
+        types = {"chosen": "*u8", "crop": "*i32"}
+        types |= dict.fromkeys(("num_pixels", "num_elements", "crop_stride"), "i32")
         types |= {"divisor": "fp32", "images": "*fp16"}
         types |= dict.fromkeys(("maps", "gradient", "out", "term", "scaled"), "*bf16")
         signature = {
