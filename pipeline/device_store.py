@@ -42,6 +42,11 @@ class _Slot:
 PLACE, HOME, CROP = 0, 1, slice(2, 5)  # of a slot's numbers
 
 
+def num_slots_of(settings: RenderSettings) -> int:
+    """How many steps a store has room for besides the images it keeps."""
+    return settings.depth + 1
+
+
 class DeviceStore:
     """Keeps rows `rank`, `rank` + `num_ranks`, … of a split on settings.device, and renders steps.
 
@@ -77,7 +82,7 @@ class DeviceStore:
         if copies is None:
             copies = HostCopies() if on_cpu else GpuCopies(self._device)
         self._copies = copies
-        num_own, num_slots = share_of(num_images, num_ranks), settings.depth + 1
+        num_own, num_slots = share_of(num_images, num_ranks), num_slots_of(settings)
         shape = (num_own + num_slots * settings.max_rows, *self._shape)
         self._images = torch.empty(shape, dtype=torch.uint8, device=self._device)
         self._num_own = num_own

@@ -13,7 +13,7 @@ from pipeline.backends import Backend, RenderSettings, Work, open_backend, open_
 from pipeline.calibrate import alternatives, deeper, fastest, keep_settings, known_settings
 from pipeline.copies import pinned_empty
 from pipeline.cores import cores_of_rank, ranks_here
-from pipeline.device_store import DeviceStore
+from pipeline.device_store import DeviceStore, num_slots_of
 from pipeline.driver import Driver
 from pipeline.handover import Handover
 from pipeline.loader_config import LoaderConfig
@@ -72,12 +72,14 @@ class Renderer:
         asked, device = self._config.resident, self._handover.device
         if asked == "none":
             return Residence("none", "")
+        ahead = self._settings_of("device")
         needed = needs(
             num_images,
             on_gpu=self._handover.on_gpu,
             num_ranks=self._config.world_size if self._apart else self._num_ranks,
             image_bytes=math.prod(FORMATS[self._config.resident_format]),
             apart=self._apart,
+            num_ahead=num_slots_of(ahead) * ahead.max_rows,
         )
         return find_residence(
             asked,

@@ -65,17 +65,19 @@ def needs(
     num_ranks: int,
     image_bytes: int = IMAGE_BYTES,
     apart: bool = False,
+    num_ahead: int = 0,
 ) -> Needs:
     """Of `num_images` decoded images; each of `num_ranks` keeps its share on its GPU.
 
     A rank takes images that another one keeps from the host's memory, so all are there as well,
-    unless `apart`: each rank shows nothing but its own.
+    unless `apart`: each rank shows nothing but its own. num_ahead: images of the steps a rank
+    prepares ahead for its GPU, for which it has room on both sides, besides.
     """
-    whole = num_images * image_bytes
+    whole, ahead = num_images * image_bytes, num_ahead * image_bytes
     return Needs(
-        device=share_of(num_images, num_ranks) * image_bytes if on_gpu else None,
+        device=share_of(num_images, num_ranks) * image_bytes + ahead if on_gpu else None,
         host=whole,
-        device_host=whole if num_ranks > 1 and not apart else 0,
+        device_host=(whole if num_ranks > 1 and not apart else 0) + num_ranks * ahead,
     )
 
 

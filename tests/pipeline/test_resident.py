@@ -319,6 +319,14 @@ def test_what_a_split_takes_is_what_its_images_do() -> None:
     )
 
 
+def test_steps_that_are_prepared_ahead_have_room_on_both_sides() -> None:
+    assert needs(10, on_gpu=True, num_ranks=1, num_ahead=6) == Needs(
+        device=16 * IMAGE_BYTES, host=10 * IMAGE_BYTES, device_host=6 * IMAGE_BYTES
+    )
+    found = needs(10, on_gpu=True, num_ranks=4, num_ahead=6)
+    assert found.device == 9 * IMAGE_BYTES and found.device_host == 34 * IMAGE_BYTES
+
+
 @pytest.mark.parametrize(
     ("asked", "free_device", "free_host", "where"),
     [
