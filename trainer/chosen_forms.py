@@ -28,7 +28,8 @@ def find_forms(
     of = _circumstances(model, num_images, arithmetic, device)
     found = recall("forms", of)
     knows = torch.tensor([_is_choice(found, choices)], device=device)
-    if found is None or not ranks.all_gather(knows[None], 0).all():  # they exchange in between
+    all_know = bool(ranks.all_gather(knows[None], 0).all())  # all ask, whatever they know
+    if found is None or not all_know:  # together: they exchange in between
         found = _measure(model, num_images, arithmetic, device)
         remember("forms", of, found)
     names = list(FORMS)
@@ -36,6 +37,18 @@ def find_forms(
     agreed = ranks.all_gather(mine[None], 0)[0].tolist()
     chosen = {name: names[number] for name, number in zip(choices, agreed, strict=True)}
     return {name: form for name, form in chosen.items() if form != PLAIN}
+
+
+def known_forms(model: AlexNet, forms: Mapping[str, str]) -> dict[str, str]:
+    """Those that the layers of this part of a network have; the others are plain.
+
+    Another mode has other layers, and another version other forms.
+    """
+    return {
+        name: form
+        for name, form in forms.items()
+        if name in model.convolutions and form in forms_of(getattr(model, name))
+    }
 
 
 def forms_told(forms: Mapping[str, str]) -> str:

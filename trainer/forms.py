@@ -107,7 +107,7 @@ FORMS: Mapping[str, Form] = {
 def forms_of(layer: nn.Conv2d) -> tuple[str, ...]:
     """Names of the forms that compute a layer, the plain one first."""
     if layer.stride[0] == BLOCK_PX and layer.padding[0] == 0 and layer.groups == 1:
-        return (PLAIN, *OVER_BLOCKS)
+        return (PLAIN, *OVER_BLOCKS) if layer.out_channels % 2 == 0 else (PLAIN, OVER_BLOCKS[0])
     return (PLAIN, "split", "dense") if layer.groups > 1 else (PLAIN,)
 
 

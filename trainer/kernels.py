@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.triton_here import triton_works
-from trainer.forms import Maps
+from trainer.forms import Maps, joined
 from trainer.kernel_calls import (
     BATCH,
     NO_NORM,
@@ -26,6 +26,7 @@ from trainer.layers import ResponseNorm
 
 MAX_ELEMENTS = 2**31 - 1  # places within maps are 32-bit numbers
 FUSED_SIZE = 5  # channels of a sum that the kernels are written for: the paper's
+MAX_COLUMN_CHANNELS = 128  # in a response norm: a program takes a whole column; the paper's
 DTYPES = tuple(PARTS)
 
 
@@ -49,7 +50,9 @@ def fits(maps: Maps, after: After) -> bool:
     """Whether `finish` computes such maps: channels-last, square, of types and norms it knows."""
     norm = after.norm
     knows = norm is None or isinstance(norm, nn.Identity)
-    knows |= isinstance(norm, ResponseNorm) and norm.size == FUSED_SIZE
+    if isinstance(norm, ResponseNorm):
+        channels = sum(x.shape[1] for x in maps) // norm.columns
+        knows = norm.size == FUSED_SIZE and channels <= MAX_COLUMN_CHANNELS
     knows |= isinstance(norm, nn.BatchNorm2d) and norm.training and norm.momentum is not None
     return knows and all(is_known(x) for x in maps)
 
@@ -70,6 +73,8 @@ def finish(maps: Maps, bias: Tensor | None, after: After, num_out: int = 1) -> M
     channels. In training; a batch norm's running averages move. Its plain form is those layers
     one by one.
     """
+    if isinstance(after.norm, ResponseNorm) and len(maps) > after.norm.columns:
+        maps = (joined(maps),)  # its sum goes over the edge between them
     batch = after.norm if isinstance(after.norm, nn.BatchNorm2d) else None
     how = _how(after, maps, num_out)
     scale, shift = (None, None) if batch is None else (batch.weight, batch.bias)
@@ -86,6 +91,7 @@ def _how(after: After, maps: Maps, num_out: int) -> How:
     kind, columns, (k, alpha, beta), epsilon = NO_NORM, 1, (0.0, 0.0, 0.0), 0.0
     if isinstance(norm, ResponseNorm):
         kind, columns, (k, alpha, beta) = RESPONSE, norm.columns, (norm.k, norm.alpha, norm.beta)
+        assert num_out <= columns
     if isinstance(norm, nn.BatchNorm2d):
         kind, epsilon = BATCH, norm.eps
     return How(
@@ -93,7 +99,7 @@ def _how(after: After, maps: Maps, num_out: int) -> How:
         k=k,
         alpha=alpha,
         beta=beta,
-        slabs=max(len(maps), num_out, columns),
+        slabs=columns if kind == RESPONSE else max(len(maps), num_out),
         num_out=num_out,
         side=side,
         out_side=-(-(side - after.pool_px) // stride) + 1,  # rounded up, as ceil_mode

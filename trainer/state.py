@@ -7,6 +7,7 @@ import torch
 
 from pipeline.manifest import Dataset
 from trainer.checkpoint import Checkpoint, load_model
+from trainer.chosen_forms import known_forms
 from trainer.guard import require_finite
 from trainer.loop import Feed, Trainer
 from trainer.optimizer import learning_rates, load_momentum, momentum_state
@@ -78,5 +79,5 @@ def restore(checkpoint: Checkpoint, trainer: Trainer, feed: ResumableFeed) -> No
     trainer.schedule.load_state_dict(checkpoint.schedule)
     trainer.step = checkpoint.progress["step"]
     if trainer.device.type == "cuda":  # they round differently: a run keeps those it began with
-        trainer.model.forms = dict(checkpoint.progress.get("forms", {}))
+        trainer.model.forms = known_forms(trainer.model, checkpoint.progress.get("forms", {}))
     feed.load_state_dict(checkpoint.loader)

@@ -108,6 +108,24 @@ def test_all_ranks_take_the_first_one_s_and_measure_together(
     assert len(gathered) == 2 and len(measured) == 10
 
 
+def test_a_rank_that_knows_no_forms_asks_the_others_as_often(
+    measured: list[tuple[Any, ...]]
+) -> None:
+    """Or they would wait for it: as many exchanges as of a rank that knows them."""
+    num_asked = []
+    for _ in range(2):  # at first it knows none
+        gathered: list[Tensor] = []
+
+        def all_gather(tensor: Tensor, axis: int, gathered: list[Tensor] = gathered) -> Tensor:
+            gathered.append(tensor)
+            return torch.cat([tensor, tensor], axis)
+
+        ranks: Any = SimpleNamespace(size=2, all_gather=all_gather)
+        assert find_forms(network(), 2, FP32, ranks) == FOUND
+        num_asked.append(len(gathered))
+    assert num_asked == [2, 2] and len(measured) == 5
+
+
 def test_forms_are_measured_for_real_and_give_the_plain_network() -> None:
     model = network()
     model.forms = find_forms(model, 2, FP32, ALONE.ranks)

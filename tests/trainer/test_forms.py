@@ -55,6 +55,10 @@ def test_all_forms_are_equal_in_float64(name: str) -> None:
             torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_kernels_of_an_odd_number_are_not_halved() -> None:
+    assert forms_of(nn.Conv2d(3, 5, 11, stride=4)) == ("plain", "unshuffled")
+
+
 def test_the_plain_form_is_the_layer_without_its_bias() -> None:
     layer, x = layer_of("conv2")
     (out,) = FORMS["plain"](layer, (x,))

@@ -97,6 +97,9 @@ def test_a_run_keeps_the_forms_it_began_with_on_a_gpu(device: str, resumed: str)
     second.device = torch.device(device)
     restore(checkpoint, second, Feed(NUM_STEPS))
     assert second.model.forms == ({"conv2": resumed} if resumed else {})
+    checkpoint.progress["forms"] = {"conv2": "of another version", "conv9": "plain"}
+    restore(checkpoint, second, Feed(NUM_STEPS))
+    assert second.model.forms == {}
     del checkpoint.progress["forms"]  # as before there were any: all were plain
     restore(checkpoint, second, Feed(NUM_STEPS))
     assert second.model.forms == {}
