@@ -73,6 +73,12 @@ def lighting_offsets(
     return np.asarray(offsets, np.float32)
 
 
+def lighting_scale(eigenvalues: NDArray[np.float64], lighting: str) -> NDArray[np.float64]:
+    """The strength along each component, (3,): "std" sqrt(lambda), "variance" lambda."""
+    assert lighting in ("std", "variance")
+    return np.sqrt(eigenvalues) if lighting == "std" else eigenvalues
+
+
 def _generator(seed: int, tag: int, epoch: int, step: int) -> np.random.Generator:
     key = np.array([seed, tag], np.uint64)  # NumPy would take a list through float64
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, epoch]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.draws import lighting_offsets
+from pipeline.draws import lighting_offsets, lighting_scale
 from pipeline.loader_config import LoaderConfig
 from pipeline.moments import Statistics
 from pipeline.order import Rows, local_order, num_steps, order, rank_part
@@ -97,7 +97,5 @@ class Steps:
     def _offsets(self, alpha: NDArray[np.float64]) -> NDArray[np.float32] | None:
         if self._statistics is None:
             return None
-        scale = self._statistics.eigenvalues
-        if self._config.lighting == "std":
-            scale = np.sqrt(scale)
+        scale = lighting_scale(self._statistics.eigenvalues, self._config.lighting)
         return lighting_offsets(alpha, self._statistics.eigenvectors, scale)

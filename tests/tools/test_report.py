@@ -144,7 +144,7 @@ def test_a_run_of_metrics_alone(
     text = page.read_text()
     assert ("No epoch was finished" in text) == (num_epochs == 0)
     assert ("val, epoch 3: not a number" in text) == (num_epochs == 5)
-    assert "There is no checkpoint to take kernels from." in text
+    assert "No kernels can be shown here; the reason is at the top of the page." in text
 
 
 def test_what_is_gone_is_told_on_the_page(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline.draws import draws, lighting_offsets
+from pipeline.draws import draws, lighting_offsets, lighting_scale
 from pipeline.manifest import Dataset
 from pipeline.moments import Statistics
 from pipeline.order import Rows, order
@@ -29,14 +29,21 @@ def pick_rows(dataset: Dataset, num_images: int, seed: int) -> Rows:
 
 
 def augmented(
-    dataset: Dataset, statistics: Statistics, rows: Rows, *, num_draws: int, seed: int
+    dataset: Dataset,
+    statistics: Statistics,
+    rows: Rows,
+    *,
+    num_draws: int,
+    seed: int,
+    lighting: str = "std",
 ) -> tuple[NDArray[np.uint8], list[NDArray[np.float32]]]:
     """The stored images of `rows`, and `num_draws` renderings of them by the real pipeline.
 
     Returns uint8 (N, 256, 256, 3), and for each draw float32 (N, 224, 224, 3) in 0..255 units plus
-    lighting, unclamped. The draws are those of step 0 of epochs 0, 1, ….
+    lighting, unclamped. The draws are those of step 0 of epochs 0, 1, …. lighting: "std" or
+    "variance", as in pipeline.loader_config.
     """
-    offsets_scale = np.sqrt(statistics.eigenvalues)
+    offsets_scale = lighting_scale(statistics.eigenvalues, lighting)
     drawn = [draws(seed, epoch, 0, len(rows)) for epoch in range(num_draws)]
     (stored,) = render_rows(dataset, rows, [(drawn[0].crop, None)], full=True)
     works = [

@@ -85,7 +85,7 @@ def dataset_account(dataset: Dataset, originals: Path | None) -> Account:
         ],
         reasons=reasons.most_common(MAX_REASONS),
         shown=[_show(entry, source) for entry in entries[:MAX_SHOWN]],
-        num_quarantined=len(entries),
+        num_quarantined=sum(split.quarantined for split in dataset.splits.values()),
         remarks=remarks,
     )
 

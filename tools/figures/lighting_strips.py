@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline.draws import ALPHA_STD, centre_draws, lighting_offsets
+from pipeline.draws import ALPHA_STD, centre_draws, lighting_offsets, lighting_scale
 from pipeline.manifest import Dataset
 from pipeline.moments import Statistics
 from tools.figures.canvas import GAP_PX, PAPER, QUIET, shown, tile, type_of
@@ -14,10 +14,13 @@ SIGMAS = (-3, -2, -1, 0, 1, 2, 3)
 CAPTION_PX = 24
 
 
-def lit_strips(dataset: Dataset, statistics: Statistics, row: int) -> NDArray[np.float32]:
+def lit_strips(
+    dataset: Dataset, statistics: Statistics, row: int, lighting: str = "std"
+) -> NDArray[np.float32]:
     """The centre crop of a training image, lit: float32 (component, sigma, 224, 224, 3).
 
     By the pipeline, as training lights it: alpha = k * 0.1 for k of -3 to 3, one component alone.
+    lighting: "std" or "variance", as in pipeline.loader_config.
     """
     crop = centre_draws(1).crop
     works = []
@@ -25,16 +28,17 @@ def lit_strips(dataset: Dataset, statistics: Statistics, row: int) -> NDArray[np
         for sigma in SIGMAS:
             alpha = np.zeros((1, 3))
             alpha[0, component] = sigma * ALPHA_STD
-            scale = np.sqrt(statistics.eigenvalues)
+            scale = lighting_scale(statistics.eigenvalues, lighting)
             works.append((crop, lighting_offsets(alpha, statistics.eigenvectors, scale)))
     rendered = render_rows(dataset, np.array([row]), works, full=False)
     # (component x sigma, 1, 224, 224, 3) -> (component, sigma, 224, 224, 3)
     return np.stack(rendered).reshape(3, len(SIGMAS), *rendered[0].shape[1:])
 
 
-def sigma_colours(statistics: Statistics) -> NDArray[np.float64]:
+def sigma_colours(statistics: Statistics, lighting: str = "std") -> NDArray[np.float64]:
     """What one sigma of lighting adds along each component, (component, RGB), 0..255 units."""
-    return (statistics.eigenvectors * np.sqrt(statistics.eigenvalues) * ALPHA_STD).T
+    scale = lighting_scale(statistics.eigenvalues, lighting)
+    return (statistics.eigenvectors * scale * ALPHA_STD).T
 
 
 def draw_strips(

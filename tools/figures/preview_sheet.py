@@ -20,16 +20,27 @@ MEAN_PX = 256
 
 
 def preview_sheet(
-    dataset: Dataset, statistics: Statistics, *, num_images: int, num_draws: int, seed: int
+    dataset: Dataset,
+    statistics: Statistics,
+    *,
+    num_images: int,
+    num_draws: int,
+    seed: int,
+    lighting: str = "std",
 ) -> Image.Image:
-    """The sheet of a data set, as wide as its samples need, at least 1002 px."""
+    """The sheet of a data set, as wide as its samples need, at least 1002 px.
+
+    lighting: "std" or "variance", as in pipeline.loader_config.
+    """
     rows = pick_rows(dataset, num_images, seed)
-    stored, renderings = augmented(dataset, statistics, rows, num_draws=num_draws, seed=seed)
+    stored, renderings = augmented(
+        dataset, statistics, rows, num_draws=num_draws, seed=seed, lighting=lighting
+    )
     classes = dataset.index("train")["label"][rows].tolist()
     labels = [legible(dataset.classes[one], f"class {one}") for one in classes]
     samples = contact_sheet(stored, renderings, labels)
     width = max(samples.width, 6 * 166 + GAP_PX)
-    strips = lit_strips(dataset, statistics, int(rows[0]))
+    strips = lit_strips(dataset, statistics, int(rows[0]), lighting)
     train = dataset.split("train")
     sections = [
         (
@@ -40,7 +51,7 @@ def preview_sheet(
         (
             "Lighting",
             "one image at -3 to +3 sigma along each principal component; training draws all three",
-            draw_strips(strips, sigma_colours(statistics), width),
+            draw_strips(strips, sigma_colours(statistics, lighting), width),
         ),
         (
             "Mean image and colours",

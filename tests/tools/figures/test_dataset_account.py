@@ -63,6 +63,7 @@ def test_a_damaged_quarantine_file_is_told(shard_copy: Path, content: bytes) -> 
     (shard_copy / "quarantine.jsonl").write_bytes(content)
     account = dataset_account(open_dataset(shard_copy), None)
     assert account.remarks == ["quarantine.jsonl is damaged: reasons are not known."]
+    assert account.num_quarantined == len(BROKEN) and not account.shown and not account.reasons
 
 
 def test_a_data_set_that_several_runs_share_is_told_once(
