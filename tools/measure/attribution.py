@@ -15,7 +15,8 @@ class Measured:
     measured.
 
     waits: of the rank that waited longest. gpu_decodes: whether a GPU does; on_gpu: whether
-    batches go to one. issued: until the host had asked for a step on a lying batch.
+    batches go to one; raw: whether the shards hold raw images. issued: until the host had asked
+    for a step on a lying batch.
     """
 
     real: float
@@ -24,6 +25,7 @@ class Measured:
     waits: Waits
     gpu_decodes: bool
     on_gpu: bool
+    raw: bool
     issued: float
 
 
@@ -79,28 +81,43 @@ def _waits(measured: Measured) -> dict[str, float]:
     }
 
 
-ADVICE: Mapping[str, str] = {
+RAW_SHARDS = "prepare raw shards (prepare_shards.py --encoding raw), which need no decoder"
+FIXED: Mapping[str, str] = {
     "storage_read": "storage is short: bytes come too late. Bring the shards to a fast local disk "
     "(--stage-dir DIR), or have more steps read ahead (--prefetch 6)",
-    "host_decode": "CPU cores are short: decoding does not keep up. Give it more of them "
-    "(--loader-threads), decode on a GPU (--backend dali-gpu), or prepare raw shards "
-    "(prepare_shards.py --encoding raw)",
-    "device_decode": "the GPU's decoder is short: pixels come too late. Measure which threads and "
-    "which share of its JPEG engine are fastest (--calibrate), or prepare raw shards "
-    "(prepare_shards.py --encoding raw), which need none",
     "hand_over": "the way from the decoder to the step is short: tensors come too late. Have more "
     "steps rendered ahead (--prefetch 6), or fewer, larger steps (--batch-size)",
     "python": "the interpreter is short: the thread that trains has other work than the step. "
     "Have fewer, larger steps (--batch-size)",
 }
-CONTENTION = {
-    True: "the GPU is short: decoding slows the step beside it, without ever making it wait. "
-    "Prepare raw shards (prepare_shards.py --encoding raw), which need no decoder, or decode on "
-    "the CPU (--backend dali-cpu)",
-    False: "CPU cores are short: decoding slows the step beside it, without ever making it wait. "
-    "Prepare raw shards (prepare_shards.py --encoding raw), or leave fewer cores to decoding "
-    "(--loader-threads)",
-}
+
+
+def remedy(cause: str, *, gpu_decodes: bool, on_gpu: bool, raw: bool) -> str:
+    """Which resource is short, and what would help that is not done yet.
+
+    raw: whether the shards hold raw images.
+    """
+    if cause in FIXED:
+        return FIXED[cause]
+    options = {
+        "give decoding more cores (--loader-threads)": cause == "host_decode",
+        "leave fewer cores to decoding (--loader-threads)": cause == "contention"
+        and not gpu_decodes,
+        "measure which threads and which share of the GPU's JPEG engine are fastest "
+        "(--calibrate)": cause == "device_decode",
+        "decode on a GPU (--backend dali-gpu)": cause == "host_decode"
+        and on_gpu and not gpu_decodes and not raw,
+        RAW_SHARDS: not raw,
+        "decode on the CPU (--backend dali-cpu)": cause == "contention" and gpu_decodes,
+    }  # fmt: skip
+    told = {
+        "host_decode": "CPU cores are short: decoding does not keep up",
+        "device_decode": "the GPU's decoder is short: pixels come too late",
+        "contention": f"{'the GPU is' if gpu_decodes else 'CPU cores are'} short: decoding slows "
+        "the step beside it, without ever making it wait",
+    }[cause]
+    helpful = ", or ".join(option for option, applies in options.items() if applies)
+    return f"{told}. {helpful[:1].upper()}{helpful[1:]}"
 
 
 def shortest(shares: Shares) -> str:
@@ -120,6 +137,8 @@ def advise(measured: Measured, shares: Shares, *, fed: bool) -> str:
                 "kernels; fewer, larger steps (--batch-size) would help"
             )
         return "fed: the step itself is the limit; a faster device or --precision would help"
-    told = CONTENTION[measured.gpu_decodes] if worst == "contention" else ADVICE[worst]
+    told = remedy(
+        worst, gpu_decodes=measured.gpu_decodes, on_gpu=measured.on_gpu, raw=measured.raw
+    )
     resource, _, rest = told.partition(":")
     return f"{resource} ({getattr(shares, worst):.1%} of the time):{rest}"

@@ -153,12 +153,18 @@ def _report(contest: FedContest, rig: Rig, ranks: Sequence[Passes]) -> dict[str,
         ranks,
         gpu_decodes=rig.feed.backend == "dali-gpu",
         on_gpu=on_gpu,
+        raw=rig.feed.dataset.encoding == "raw",
         require=contest.require,
     )
 
 
 def feeding(
-    ranks: Sequence[Passes], *, gpu_decodes: bool, on_gpu: bool, require: float | None
+    ranks: Sequence[Passes],
+    *,
+    gpu_decodes: bool,
+    on_gpu: bool,
+    require: float | None,
+    raw: bool = False,
 ) -> dict[str, Any]:
     """What the passes of all ranks say of being fed: the JSON object's further keys.
 
@@ -168,7 +174,7 @@ def feeding(
     by step, of the last round.
     """
     passes = in_all(ranks)
-    measured = _per_step(passes, gpu_decodes=gpu_decodes, on_gpu=on_gpu)
+    measured = _per_step(passes, gpu_decodes=gpu_decodes, on_gpu=on_gpu, raw=raw)
     shares = attribute(measured)
     exact = _ratio(passes)
     ratio = rounded(exact, 4)
@@ -203,7 +209,7 @@ def _doubt(ratio: Mapping[str, float]) -> str:
     )
 
 
-def _per_step(passes: Passes, *, gpu_decodes: bool, on_gpu: bool) -> Measured:
+def _per_step(passes: Passes, *, gpu_decodes: bool, on_gpu: bool, raw: bool) -> Measured:
     """In units of the step alone in the same round: medians over the rounds.
 
     So what disturbs a whole round cancels out, as in the ratio.
@@ -226,6 +232,7 @@ def _per_step(passes: Passes, *, gpu_decodes: bool, on_gpu: bool) -> Measured:
         ),
         gpu_decodes=gpu_decodes,
         on_gpu=on_gpu,
+        raw=raw,
         issued=median((done.issued_seconds or 0.0) / done.seconds for done in passes[STEP]),
     )
 

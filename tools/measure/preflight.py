@@ -10,7 +10,7 @@ import torch
 
 from pipeline.atomic import is_local
 from pipeline.images import SIZE_PX
-from tools.measure.attribution import ADVICE
+from tools.measure.attribution import remedy
 from tools.measure.contestants import NO_GPU
 from tools.measure.machine import describe_machine
 from tools.measure.memory import anonymous_bytes
@@ -63,11 +63,11 @@ def run_preflight(contest: Preflight, report: Report = lambda line: None) -> dic
     for processes in DEVICES:
         name = loader_name(processes)
         share = max(1, loaded // processes)
-        passes[name] = load_passes(parts, processes, share, seconds["loader"])
+        passes[name], backend = load_passes(parts, processes, share, seconds["loader"])
         report(_told(name, passes[name]))
     passes["step"], step_images = step_passes(parts, seconds["step"], loaded)
     report(_told(f"step of {step_images:,} images", passes["step"]))
-    return _whole(contest, parts, passes, step_images)
+    return _whole(contest, parts, passes, step_images, backend)
 
 
 def loader_name(processes: int) -> str:
@@ -80,7 +80,11 @@ def _told(name: str, passes: list[Pass]) -> str:
 
 
 def _whole(
-    contest: Preflight, parts: Parts, passes: dict[str, list[Pass]], step_images: int
+    contest: Preflight,
+    parts: Parts,
+    passes: dict[str, list[Pass]],
+    step_images: int,
+    backend: str,
 ) -> dict[str, Any]:
     """`build_report`'s form with expected, of the training as it is on this machine, outlook, of
     1, 2 and 4 GPUs, memory, and advice."""
@@ -122,7 +126,12 @@ def _whole(
         },
         "outlook": rows,
         "memory": memory,
-        "advice": _advice(rows, on_gpu=on_gpu, gpu_decodes=contest.config.backend == "dali-gpu"),
+        "advice": advise_before(
+            rows,
+            on_gpu=on_gpu,
+            gpu_decodes=backend == "dali-gpu",
+            raw=parts.dataset.encoding == "raw",
+        ),
     }
 
 
@@ -134,7 +143,7 @@ def _memory(parts: Parts) -> dict[str, Any]:
     on_gpu = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
     return {
         "process_bytes": anonymous_bytes(),
-        "gpu_bytes": on_gpu[1] - on_gpu[0] if on_gpu else None,
+        "gpu_bytes": on_gpu[1] - on_gpu[0] if on_gpu else None,  # of all that use it
         "shards_bytes": shards_bytes,
         "free_bytes": free,
         "shards_fit": shards_bytes < free,
@@ -146,8 +155,10 @@ def _shards_bytes(parts: Parts) -> int:
     return sum(shard.bytes for shard in parts.dataset.split("train").shards)
 
 
-def _advice(rows: Sequence[dict[str, Any]], *, on_gpu: bool, gpu_decodes: bool) -> str:
-    """What is short where the fewest devices are not fed."""
+def advise_before(
+    rows: Sequence[dict[str, Any]], *, on_gpu: bool, gpu_decodes: bool, raw: bool
+) -> str:
+    """What is short where the fewest devices are not fed, and what would help."""
     if not on_gpu:
         first, *others = ((row["devices"], row["delivered"] / row["devices"]) for row in rows)
         more = "".join(f", {n} that take {images_text(speed)} each" for n, speed in others)
@@ -158,6 +169,7 @@ def _advice(rows: Sequence[dict[str, Any]], *, on_gpu: bool, gpu_decodes: bool) 
     short = next((row for row in rows if not row["fed"]), None)
     if short is None:
         return f"fed: the step itself is the limit, on up to {rows[-1]['devices']} GPUs"
-    decode = "device_decode" if gpu_decodes else "host_decode"
-    told = ADVICE["storage_read" if short["short"] == "storage" else decode]
+    decode = "device_decode" if gpu_decodes and not raw else "host_decode"
+    cause = "storage_read" if short["short"] == "storage" else decode
+    told = remedy(cause, gpu_decodes=gpu_decodes, on_gpu=on_gpu, raw=raw)
     return f"from {short['devices']} GPU{'s' * (short['devices'] > 1)} on, {told}"

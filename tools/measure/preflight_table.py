@@ -42,7 +42,7 @@ def memory_text(memory: Mapping[str, Any]) -> str:
     gpu, fit = memory["gpu_bytes"], "fit" if memory["shards_fit"] else "do not fit"
     parts = [
         f"{_bytes(memory['process_bytes'])} a process" if memory["process_bytes"] else "",
-        f"{_bytes(gpu)} of its GPU" if gpu else "",
+        f"{_bytes(gpu)} in use on its GPU" if gpu else "",
         f"shards of {_bytes(memory['shards_bytes'])} {fit} in {_bytes(memory['free_bytes'])} free",
         f"decoded images would take {_bytes(memory['resident_bytes'])} (--resident)",
     ]

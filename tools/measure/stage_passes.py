@@ -60,12 +60,17 @@ def load_batch_size(parts: Parts, seconds: float) -> int:
     """
     whole, prefetch = parts.preset.training.batch_size, parts.config.prefetch
     few = min(FIRST_LOADED, whole)
-    speed = mean_speed(load_passes(parts, 1, few, 0.0))
+    speed = mean_speed(load_passes(parts, 1, few, 0.0)[0])
     return _rounded(speed * seconds / (prefetch + READ_AHEAD + PARTS), few, whole)
 
 
-def load_passes(parts: Parts, processes: int, batch_size: int, seconds: float) -> list[Pass]:
-    """What the loader of one of so many processes delivers on its share of the cores."""
+def load_passes(
+    parts: Parts, processes: int, batch_size: int, seconds: float
+) -> tuple[list[Pass], str]:
+    """What the loader of one of so many processes delivers on its share of the cores.
+
+    With the name of the backend that it chose.
+    """
     threads, share = share_of_cores(available_cores(), processes)
     config = replace(
         parts.loader_config("train", training=True),
@@ -83,7 +88,7 @@ def load_passes(parts: Parts, processes: int, batch_size: int, seconds: float) -
             settle(parts.world.device)
             spent = (time.perf_counter() - start) / share
             passes.append(Pass(num_images=num_images, seconds=spent))
-    return passes
+    return passes, loader.backend
 
 
 def step_passes(parts: Parts, seconds: float, loaded: int) -> tuple[list[Pass], int]:

@@ -8,19 +8,13 @@ from typing import Any
 import pytest
 
 from pipeline.waits import Waits
-from tools.measure.attribution import (
-    ADVICE,
-    CONTENTION,
-    Measured,
-    advise,
-    attribute,
-    shortest,
-)
+from tools.measure.attribution import Measured, advise, attribute, remedy, shortest
 from trainer import run
 
 FED = Measured(
-    real=1.0, step=1.0, beside=1.0, waits=Waits(), gpu_decodes=False, on_gpu=False, issued=1.0
-)
+    real=1.0, step=1.0, beside=1.0, waits=Waits(), gpu_decodes=False, on_gpu=False, raw=False,
+    issued=1.0,
+)  # fmt: skip
 
 
 def waits(**seconds: float) -> Waits:
@@ -90,10 +84,25 @@ def test_where_it_is_fed_the_step_is_the_limit(measured: Measured, told: str) ->
     assert told in advise(measured, attribute(measured), fed=True)
 
 
-def test_the_flags_of_the_advice_are_those_of_the_commands() -> None:
+CAUSES = ("storage_read", "host_decode", "device_decode", "contention", "hand_over", "python")
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_the_flags_of_the_advice_are_those_of_the_commands(cause: str) -> None:
     training = {option for parameter in run.main.params for option in parameter.opts}
-    texts = [*ADVICE.values(), *CONTENTION.values(), advise(FED, attribute(FED), fed=True)]
-    for text in texts:
+    for gpu_decodes, on_gpu, raw in product((False, True), repeat=3):
+        text = remedy(cause, gpu_decodes=gpu_decodes, on_gpu=on_gpu, raw=raw)
         flags = set(re.findall(r"--[a-z-]+", text)) - {"--encoding"}  # of prepare_shards.py
         assert flags <= training, text
         assert flags or "--encoding" in text
+
+
+def test_no_advice_is_to_do_what_is_done_or_cannot_be() -> None:
+    for cause, gpu_decodes, on_gpu in product(CAUSES, (False, True), (False, True)):
+        text = remedy(cause, gpu_decodes=gpu_decodes, on_gpu=on_gpu, raw=True)
+        assert "raw shards" not in text and "dali-gpu" not in text
+    for on_gpu, gpu_decodes in ((False, False), (True, False), (True, True)):
+        text = remedy("host_decode", gpu_decodes=gpu_decodes, on_gpu=on_gpu, raw=False)
+        assert ("dali-gpu" in text) == (on_gpu and not gpu_decodes) and "raw shards" in text
+    assert "dali-cpu" in remedy("contention", gpu_decodes=True, on_gpu=True, raw=True)
+    assert "dali-cpu" not in remedy("contention", gpu_decodes=False, on_gpu=True, raw=False)

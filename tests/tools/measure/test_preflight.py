@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tools import benchmark
 from tools.measure.contestants import NO_GPU
-from tools.measure.preflight import Preflight, run_preflight
+from tools.measure.preflight import Preflight, advise_before, run_preflight
 from tools.measure.preflight_table import preflight_table
 from trainer.config import RunConfig
 from trainer.loop import Trainer
@@ -85,3 +85,20 @@ def test_shards_elsewhere_are_refused(tmp_path: Path) -> None:
     arguments = ["preflight", "memory://no/shards", "--stage-dir", str(tmp_path)]
     done = CliRunner().invoke(benchmark.main, arguments)
     assert done.exit_code == 1 and "is not on this machine" in done.output
+
+
+@pytest.mark.parametrize(
+    ("gpu_decodes", "raw", "told"),
+    [
+        (False, False, "--backend dali-gpu"),
+        (True, False, "--calibrate"),
+        (True, True, "--loader-threads"),
+    ],
+)
+def test_the_advice_is_of_the_decoder_that_was_measured(
+    gpu_decodes: bool, raw: bool, told: str
+) -> None:
+    rows = [{"devices": 1, "delivered": 10.0, "fed": False, "short": "loader"}]
+    text = advise_before(rows, on_gpu=True, gpu_decodes=gpu_decodes, raw=raw)
+    assert text.startswith("from 1 GPU on, ") and told in text
+    assert ("dali-gpu" in text) == (told == "--backend dali-gpu")
