@@ -78,8 +78,8 @@ TABLES = {
     "fed |\n| --- | --: | --: | --: | --: | --: |\n| this machine | 8.2 | 36.0 s | 54.0 min |  |  "
     "|\n| 1 GPU | ? | ? | ? | 9,000 | ? |\n| 2 GPUs | 7,000 | 15.0 min | 22.5 h | 9,000 | yes |\n"
     "| 4 GPUs | 9,000 | 15.0 min | 22.5 h | 9,000 | no: decode |\n\nMemory: 500 MB a process; "
-    "2.0 GB in use on its GPU; shards of 10 MB fit in 20.0 GB free; decoded images would take 50 MB "
-    "(--resident). In its own words: CPU cores are short.",
+    "2.0 GB in use on its GPU; shards of 10 MB fit in 20.0 GB free; decoded images would take "
+    "50 MB (--resident). In its own words: CPU cores are short.",
     "lighting": "| 65,536 pixels | 100.0 | 20.0 | 11.0 |\n"
     "| ImageNet, 2012 | 121.8 | 37.1 | 19.7 |",
     "machine": "*A CPU, 2 cores, 24 GiB, GPU: none; Python 3.11.7, torch 2.13.0; 2026-11-21, "
