@@ -308,6 +308,8 @@ def test_ctrl_c_while_workers_start_shows_one_line(tmp_path: Path, delay_seconds
     source = write_source(tmp_path / "source", train_per_class=60)
     command = [sys.executable, str(ENTRY_FILE), str(source), "--out", str(tmp_path / "out")]
     command += ["--workers", "4", "--images-per-shard", "2"]
+    # Shells start what is to run in the background with SIGINT ignored, which children inherit.
+    command = ["env", "--default-signal=INT", *command]
     with subprocess.Popen(
         command, start_new_session=True, stderr=subprocess.PIPE, text=True
     ) as process:
