@@ -1,6 +1,7 @@
 """ImageNet as its makers and Kaggle hand it out: archives, development kits, ground truth."""
 
 import csv
+import gzip
 import io
 import os
 import re
@@ -169,10 +170,16 @@ def _held_out(
 
 
 def _read_kit(path: Path, year: int) -> _Kit:
-    """A development kit: data/meta.mat and data/ILSVRC<year>_validation_ground_truth.txt in it."""
+    """A development kit: data/meta.mat and data/ILSVRC<year>_validation_ground_truth.txt in it.
+
+    It is unpacked whole (a few MB) before it is read as a tar file: tarfile stops ahead of the
+    gzip checksum, which alone finds some damage.
+    """
     truth_name = f"ILSVRC{year}_validation_ground_truth.txt"
     try:
-        with tarfile.open(path, "r:gz") as tar:
+        with gzip.open(path) as packed:
+            unpacked = io.BytesIO(packed.read())
+        with tarfile.open(fileobj=unpacked, mode="r:") as tar:
             files = {
                 os.path.basename(info.name): info
                 for info in tar

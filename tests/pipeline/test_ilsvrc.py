@@ -208,7 +208,7 @@ def val_cut_off(root: Path) -> None:
         (kit_of_2010, r"has no data/ILSVRC2012_validation_ground_truth.txt: it is another kit"),
         (meta_of_2010, r"data/meta.mat in .*devkit_t12.tar.gz is not that of ILSVRC2012"),
         (kit_without_truth, r"has no data/ILSVRC2012_validation_ground_truth.txt"),
-        (kit_not_packed, r"devkit_t12.tar.gz cannot be read \(not a gzip file"),
+        (kit_not_packed, r"devkit_t12.tar.gz cannot be read \(Not a gzipped file"),
         (kit_cut_off, r"devkit_t12.tar.gz cannot be read"),
         (kit_cut_short, r"devkit_t12.tar.gz cannot be read"),
         (truth_too_short, r"img_val.tar has 5 images, the ground truth 4 lines; they do not"),
@@ -231,7 +231,7 @@ def test_no_damage_of_the_development_kit_gives_other_labels(challenge: Path) ->
     path = challenge / f"{KIT[2012]}.tar.gz"
     sound = contents(open_source(challenge).splits["val"], ("n01", "n02", "n03"))
     whole = path.read_bytes()
-    for position in range(10, len(whole), 23):
+    for position in range(10, len(whole)):
         flip_byte(path, position)
         try:
             source = open_source(challenge)
