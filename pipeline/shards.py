@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from pipeline.atomic import whole_file, write_whole
+from pipeline.atomic import is_local, whole_file, write_whole
 from pipeline.moments import Sums
 from pipeline.transfer import read_file
 
@@ -45,6 +46,9 @@ def _tar_header() -> bytes:
 
 TAR_HEADER = _tar_header()
 Index = NDArray[np.void]  # rows of INDEX_DTYPE
+# NumPy has Python's parser read the header of an array. That of Python 3.11.0 to 3.11.7 fails now
+# and then where two threads are in it (python/cpython#106905): a sound file would be "damaged".
+ONE_PARSER = threading.Lock()
 
 
 def shard_stem(split: str, number: int) -> str:
@@ -194,8 +198,11 @@ def _arrays(path: Path) -> Iterator[Any]:
     """An opened .npz file; ValueError where it is damaged."""
     try:
         # NumPy alone would leave the file open where it is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            yield arrays
+        with path.open("rb") as file:
+            # An object store is not waited for under the lock.
+            content = file if is_local(path) else io.BytesIO(file.read())
+            with ONE_PARSER, np.load(content, allow_pickle=False) as arrays:
+                yield arrays
     except OSError:
         raise
     except Exception as error:  # zipfile, tokenize and struct raise their own, RuntimeError too
@@ -229,7 +236,8 @@ def read_index(folder: Path, split: str, sha256: str, num_samples: int) -> Index
         )
     header = io.BytesIO(data)
     assert np.lib.format.read_magic(header) == (1, 0)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    with ONE_PARSER:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(header)
     assert dtype == INDEX_DTYPE
     if shape != (num_samples,):
         raise ValueError(

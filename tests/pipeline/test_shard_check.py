@@ -18,9 +18,9 @@ def test_damage_of_a_shard_is_named_and_of_no_other(
     sample_id = harmed_row(shard_copy)["id"]
     harm(shard_copy)
     found = verified(shard_copy, sample=0)
-    assert not found.sound and list(found.damaged) == [SHARD]
+    assert list(found.damaged) == [SHARD], found.damaged
     assert any(problem.format(id=sample_id) in text for text in found.damaged[SHARD])
-    assert not found.other
+    assert not found.other, found.other
 
 
 def test_a_share_of_the_images_is_decoded_by_seed(shard_folder: Path) -> None:

@@ -1,8 +1,11 @@
 """What lies on the disk is what the index says, and what other programs expect."""
 
+import ast
 import re
 import tarfile
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +184,33 @@ def test_sums_and_rows_come_back_and_equal_arrays_give_equal_bytes(tmp_path: Pat
     np.testing.assert_array_equal(read_rows(tmp_path, "train", 0), some_rows())
     assert read_source_crc32(tmp_path, "train", 0).tolist() == [0, 2**32 - 1]
     np.testing.assert_array_equal(read_sums(tmp_path, "train", 0).pixel_sum, sums.pixel_sum)
+
+
+def test_headers_of_arrays_are_parsed_by_one_thread_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two in Python's parser at once fail now and then up to 3.11.7: python/cpython#106905."""
+    write_sums(tmp_path, "train", 0, Sums(), some_rows(), [0, 1])
+    sha256 = write_index(tmp_path, "train", some_rows())
+    together = threading.Barrier(2)
+    parse, num_met = ast.literal_eval, 0
+
+    def meet(text: str) -> Any:
+        nonlocal num_met
+        try:
+            together.wait(timeout=0.2)
+            num_met += 1
+        except threading.BrokenBarrierError:  # alone
+            together.reset()
+        return parse(text)
+
+    monkeypatch.setattr(ast, "literal_eval", meet)
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(read_rows, tmp_path, "train", 0)
+        pool.submit(read_source_crc32, tmp_path, "train", 0)
+        read = pool.submit(read_index, tmp_path, "train", sha256, len(some_rows()))
+    np.testing.assert_array_equal(read.result(), some_rows())
+    assert num_met == 0
 
 
 def damage(path: Path, how: str) -> None:
