@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import features
 
 SIZE_PX = 256  # the paper, section 2: shorter side 256, then the central 256 x 256
+MAX_FLOAT_SIDE_PX = 1024  # of what is shrunk as float32: 13 MB
 LARGE_PIXELS = 1 << 24  # an original of more is made smaller while it is decoded; photographs.py
 Pixels = NDArray[np.uint8]  # (height, width, 3)
 
@@ -132,8 +133,24 @@ def fit(pixels: Pixels) -> Pixels:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = pixels[top : top + side, left : left + side]
-    if side != SIZE_PX:
-        filter_ = cv2.INTER_AREA if side > SIZE_PX else cv2.INTER_CUBIC
-        resized = cv2.resize(square, (SIZE_PX, SIZE_PX), interpolation=filter_)
+    if side > SIZE_PX:
+        return _shrunk(square)
+    if side < SIZE_PX:
+        resized = cv2.resize(square, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_CUBIC)
         return np.asarray(resized, np.uint8)
     return np.ascontiguousarray(square)
+
+
+def _shrunk(square: Pixels) -> Pixels:
+    """A larger square as (256, 256, 3), by area average.
+
+    OpenCV sums areas in float32, from floats 1.2 times as fast as from bytes, with the same
+    result; but not where its sides are a multiple of 256, which it averages in integers.
+    """
+    side = len(square)
+    if side % SIZE_PX == 0 or side > MAX_FLOAT_SIDE_PX:
+        resized = cv2.resize(square, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
+        return np.asarray(resized, np.uint8)
+    floats = square.astype(np.float32)
+    averages = cv2.resize(floats, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.convertScaleAbs(averages), np.uint8)  # which rounds

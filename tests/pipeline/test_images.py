@@ -3,6 +3,7 @@
 import io
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -45,6 +46,15 @@ def test_shrinking_is_central_square_then_area_average(width: int, height: int) 
     fitted = fit(pixels)
     assert fitted.shape == (256, 256, 3) and fitted.dtype == np.uint8
     assert np.abs(fitted - expected).max() <= 0.505  # rounding, and float32 weights
+
+
+@pytest.mark.parametrize("side", [257, 333, 375, 511, 512, 513, 768, 1000, 1023, 1024, 1025])
+def test_shrinking_gives_the_bits_of_opencv_on_bytes(side: int) -> None:
+    rng = np.random.default_rng(side)
+    pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+    pixels[: side // 2] = pixels[: side // 2] // 128 * 255  # averages halfway between two values
+    expected = cv2.resize(pixels, (256, 256), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(fit(pixels), expected)
 
 
 @pytest.mark.parametrize(("width", "height"), [(256, 256), (300, 256), (256, 301)])

@@ -27,7 +27,7 @@ from tools.measure.report import build_report
 from tools.measure.rounds import Contestant, Pass, PassError, run_rounds
 from tools.measure.spread import require_repeats
 
-IMAGES_PER_SHARD = 250  # as many tasks as workers can share out evenly, as in a large data set
+IMAGES_PER_SHARD = 500  # half the default: as many as workers can share out evenly
 BARE, CEILING = "opencv-loop", "decode+encode"
 
 
