@@ -132,17 +132,19 @@ def fed(report: Report) -> str:
 
 
 def costs(report: Report) -> str:
-    """CPU time that a loader costs the thread which takes its batches, and memory it keeps."""
-    rows = [
-        [
-            result["name"],
-            *_spread(result["caller_us_per_image"], ".1f"),
-            *(f"{result['anonymous_mb'][name]:,.0f} MB" for name in ("first", "last")),
-        ]
-        for result in report["results"]
-    ]
-    head = ["CPU of the caller, µs an image", "median", "least–most"]
-    return _markdown([*head, "memory after the first pass", "after the last"], rows)
+    """CPU time that a loader costs the thread which takes its batches, and memory it keeps.
+
+    Of a pass at a time, so of an epoch: how much from the first to the last, and the range of all.
+    """
+    rows = []
+    for result in report["results"]:
+        kept = {name: f"{mb:,.0f}" for name, mb in result["anonymous_mb"].items()}
+        memory = [kept["first"], kept["last"], f"{kept['min']}–{kept['max']}"]
+        rows.append([result["name"], *_spread(result["caller_us_per_image"], ".1f"), *memory])
+    of = report["settings"]
+    head = [f"CPU of the caller, µs an image, {of['batch_size']:,} a batch", "median"]
+    memory = ["MB kept after the first pass", f"after the last of {of['repeats']}", "least–most"]
+    return _markdown([*head, "least–most", *memory], rows)
 
 
 def preflight(report: Report) -> str:
