@@ -9,14 +9,15 @@
     tools/benchmark.py peers --shards shards/                    all that are installed
     tools/benchmark.py prepare --images /path/to/photographs
     tools/benchmark.py recipe --shards shards/ --minutes 2 --seeds 3 --width 0.25
+    tools/benchmark.py scale --images 15000000                   simulated: seconds, memory
 """
 
 import click
 
-from tools.measure.commands import loader, peers, prepare, recipe
+from tools.measure.commands import loader, peers, prepare, recipe, scale
 from tools.measure.fed_commands import fed, modes, preflight, trainer
 
-COMMANDS = (preflight, fed, trainer, modes, loader, peers, prepare, recipe)
+COMMANDS = (preflight, fed, trainer, modes, loader, peers, prepare, recipe, scale)
 
 
 @click.group(

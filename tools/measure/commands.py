@@ -1,4 +1,4 @@
-"""The commands that measure a stage by itself: preparing, loading, a recipe."""
+"""The commands that measure a stage by itself: preparing, loading, a recipe, sheer numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tools.measure.options import (
 )
 from tools.measure.preparation import PreparationContest, run_preparation_contest
 from tools.measure.recipe import RecipeContest, recipe_table, run_recipe_contest
+from tools.measure.scale import ScaleContest, run_scale_contest, scale_table
 from tools.measure.table import Paths, measure
 from trainer.config import DEVICES
 
@@ -82,3 +83,18 @@ def recipe(json_path: Path | None, plot_path: Path | None, **options: Any) -> No
     """
     paths = Paths(json_path, plot_path)
     measure(RecipeContest, run_recipe_contest, options, paths, recipe_table)
+
+
+@click.command()
+@click.option("--images", "num_images", default=15_000_000, help="Simulated ones.")
+@repeats_option
+@publishing_options
+@clear_errors
+def scale(json_path: Path | None, plot_path: Path | None, **options: Any) -> None:
+    """Seconds and memory to open a loader, order an epoch and plan a preparation.
+
+    Of so many images, simulated in a temporary folder (TMPDIR) of 28 bytes an image; each time in
+    a fresh process.
+    """
+    paths = Paths(json_path, plot_path)
+    measure(ScaleContest, run_scale_contest, options, paths, scale_table)

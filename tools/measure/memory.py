@@ -11,11 +11,20 @@ STATUS = Path("/proc/self/status")
 
 def anonymous_bytes() -> int | None:
     """This process's resident memory that belongs to no file; None where Linux does not say."""
+    return _status_bytes("RssAnon")
+
+
+def peak_bytes() -> int | None:
+    """The most memory that this process ever had resident; None where Linux does not say."""
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(field: str) -> int | None:
     if not STATUS.is_file():
         return None
     for line in STATUS.read_text().splitlines():
         name, _, value = line.partition(":")
-        if name == "RssAnon":
+        if name == field:
             return int(value.split()[0]) * 1024  # it is in kB
     return None
 

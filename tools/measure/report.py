@@ -20,11 +20,11 @@ def build_report(
     results: name and images_per_second (median, min, max) of each that came through; where
     measured, cpu_us_per_image, the CPU time of all that worked, and caller_us_per_image, that of
     the calling thread alone (median, min, max), anonymous_mb after the first and the last pass,
-    and the least and largest of all, batch_ms, the percentiles of the time from batch to batch
-    over all passes. ratios: "ours/theirs" to median, min and max of the ratios round by round of
-    images per second, for each of `pairs` of which both came through. cpu_ratios: the same of
-    images per second of CPU time, where that was measured. not_measured: name to reason. machine
-    and settings: as given.
+    and the least and largest of all, peak_mb (median, min, max), batch_ms, the percentiles of the
+    time from batch to batch over all passes. ratios: "ours/theirs" to median, min and max of the
+    ratios round by round of images per second, for each of `pairs` of which both came through.
+    cpu_ratios: the same of images per second of CPU time, where that was measured. not_measured:
+    name to reason. machine and settings: as given.
     """
     speeds = {
         name: [done.images_per_second for done in passes]
@@ -76,6 +76,9 @@ def _costs(passes: Sequence[Pass]) -> dict[str, dict[str, float]]:
     if kept:
         ends = {"first": kept[0], "last": kept[-1], "min": min(kept), "max": max(kept)}
         found["anonymous_mb"] = {name: round(value, 1) for name, value in ends.items()}
+    peaks = [p.peak_bytes / 1e6 for p in passes if p.peak_bytes is not None]
+    if peaks:
+        found["peak_mb"] = rounded(spread_of(peaks), 1)
     batches = [1000 * seconds for p in passes for seconds in p.batch_seconds]
     if batches:
         found["batch_ms"] = {name: round(ms, 3) for name, ms in percentiles(batches).items()}

@@ -15,8 +15,9 @@ class Pass:
     cpu_seconds: CPU time of all threads and processes that worked, the system's included.
     caller_seconds: CPU time of the thread that took the images. anonymous_bytes: of its process
     when the pass was over (RssAnon: what it keeps of files does not count), worker processes
-    aside. batch_seconds: from each batch or step to the next. issued_seconds: until the host had
-    asked a device for all of the work. waits: for data. None, or none, where it was not measured.
+    aside. peak_bytes: the most that its process had resident until then. batch_seconds: from each
+    batch or step to the next. issued_seconds: until the host had asked a device for all of the
+    work. waits: for data. None, or none, where it was not measured.
     """
 
     num_images: int
@@ -24,6 +25,7 @@ class Pass:
     cpu_seconds: float | None = None
     caller_seconds: float | None = None
     anonymous_bytes: int | None = None
+    peak_bytes: int | None = None
     batch_seconds: tuple[float, ...] = ()
     issued_seconds: float | None = None
     waits: Waits | None = None

@@ -147,6 +147,21 @@ def costs(report: Report) -> str:
     return _markdown([*head, "least–most", *memory], rows)
 
 
+def scale(report: Report) -> str:
+    """Seconds of the clock and of the CPU, and the peak of memory, at so many simulated images."""
+    rows = [
+        [
+            result["name"],
+            *_spread(result["seconds"], ".2f"),
+            *_spread(result["cpu_seconds"], ".2f"),
+            f"{result['peak_mb']['max']:,.0f} MB",
+        ]
+        for result in report["results"]
+    ]
+    head = [f"{report['settings']['images']:,} images", "seconds: median", "least–most"]
+    return _markdown([*head, "CPU seconds: median", "least–most", "peak of memory"], rows)
+
+
 def preflight(report: Report) -> str:
     """What a training is to expect: as it is here, and of several GPUs; memory; what is short."""
     expected, settings = report["expected"], report["settings"]
@@ -184,6 +199,7 @@ KINDS: dict[str, Callable[[Report], str]] = {
     "rates": rates,
     "fed": fed,
     "costs": costs,
+    "scale": scale,
     "preflight": preflight,
     "lighting": lighting,
     "machine": machine_line,

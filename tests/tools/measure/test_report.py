@@ -83,6 +83,15 @@ def test_ratios_of_cpu_time_are_those_of_what_every_process_spent() -> None:
     assert "CPU time of all, us/image     median       min       max" in lines
 
 
+def test_a_peak_of_memory_is_told_where_it_was_measured() -> None:
+    passes = [Pass(num_images=1, seconds=1.0, peak_bytes=n * 10**6) for n in (30, 10, 20)]
+    report = build_report(
+        Outcome(passes={"a": passes}), [], absent={}, machine={}, settings={}
+    )
+    assert report["results"][0]["peak_mb"] == {"median": 20.0, "min": 10.0, "max": 30.0}
+    assert all("peak_mb" not in result for result in REPORT["results"])
+
+
 def test_the_table_shows_speeds_ratios_and_what_is_absent() -> None:
     assert report_table(REPORT).splitlines() == [
         "images per second             median       min       max",
