@@ -87,12 +87,16 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Opened:
-    """A backend that works here. reason: why this one, and why none of those before it."""
+    """A backend that works here. reason: why this one, and why none of those before it.
+
+    rivals: names of those after it that give the same pixels, and so might be taken instead.
+    """
 
     backend: Backend
     name: str
     settings: RenderSettings
     reason: str
+    rivals: tuple[str, ...]
 
 
 def open_first(
@@ -108,7 +112,8 @@ def open_first(
     encoding: of the stored images. ValueError with the reasons where none can be opened.
     """
     reasons: list[str] = []
-    for name, reason in candidates(asked, on_gpu=on_gpu, encoding=encoding):
+    found = candidates(asked, on_gpu=on_gpu, encoding=encoding)
+    for number, (name, reason) in enumerate(found):
         settings = settings_of(name)
         try:
             backend = open_backend(name, settings)
@@ -117,7 +122,9 @@ def open_first(
                 raise
             reasons.append(f"{name} does not work here ({error})")
         else:
-            return Opened(backend, name, settings, "; ".join([*reasons, reason]))
+            later = () if name == "dali-gpu" else found[number + 1 :]
+            rivals = tuple(rival for rival, _ in later)
+            return Opened(backend, name, settings, "; ".join([*reasons, reason]), rivals)
     raise ValueError("; ".join(reasons))
 
 

@@ -1,10 +1,11 @@
-"""Which threads, share of a GPU's JPEG engine and steps ahead are fastest, measured at opening."""
+"""Which backend, threads, share of a GPU's JPEG engine and steps ahead are fastest: measured."""
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from importlib.metadata import distributions
 from typing import Any
 
@@ -18,6 +19,14 @@ from pipeline.measured import recall, remember
 HW_DECODER_LOADS = (0.0, 0.4, 0.65, 0.9)  # DALI's default is 0.65
 MIN_ROUNDS = 3
 MAX_SECONDS = 3.0  # of rounds; opening and warming up comes to it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend by its name, and what to open it with."""
+
+    backend: str
+    settings: RenderSettings
 
 
 def alternatives(settings: RenderSettings, *, exact: bool) -> list[RenderSettings]:
@@ -91,13 +100,13 @@ def _circumstances(settings: RenderSettings, *, exact: bool) -> dict[str, Any]:
 
 
 def fastest(
-    choices: Sequence[RenderSettings],
-    open_one: Callable[[RenderSettings], Backend],
+    choices: Sequence[Choice],
+    open_one: Callable[[Choice], Backend],
     work: Work,
     settle: Callable[[], object],
     *,
     max_seconds: float = MAX_SECONDS,
-) -> RenderSettings:
+) -> Choice:
     """The choice of the least median time for some steps of `work`, of interleaved rounds.
 
     work: real images. settle: returns when the device has done what it was given. All are open at
@@ -106,16 +115,17 @@ def fastest(
     """
     if len(choices) == 1:
         return choices[0]
-    num_steps = max(choice.depth for choice in choices)
+    num_steps = max(choice.settings.depth for choice in choices)
     with ExitStack() as stack:
         backends = [stack.enter_context(closing(open_one(choice))) for choice in choices]
         seconds: list[list[float]] = [[] for _ in choices]
         for backend, choice in zip(backends, choices, strict=True):
-            _seconds_of(backend, choice.depth, num_steps, work, settle)
+            _seconds_of(backend, choice.settings.depth, num_steps, work, settle)
         began = time.perf_counter()
         while len(seconds[0]) < MIN_ROUNDS or time.perf_counter() - began < max_seconds:
             for backend, choice, own in zip(backends, choices, seconds, strict=True):
-                own.append(_seconds_of(backend, choice.depth, num_steps, work, settle))
+                depth = choice.settings.depth
+                own.append(_seconds_of(backend, depth, num_steps, work, settle))
     medians = [statistics.median(own) for own in seconds]
     return choices[medians.index(min(medians))]
 

@@ -51,7 +51,6 @@ class Loader:
             num_images=len(index),
             fingerprint=self._fingerprint,
         )
-        self.backend = self._renderer.name
         shard_sizes = [shard.samples for shard in self.dataset.split(config.split).shards]
         self._steps = Steps(config, index, shard_sizes, statistics)
         self._prefetcher = Prefetcher(
@@ -100,6 +99,11 @@ class Loader:
     def settings(self) -> RenderSettings:
         """What the backend was opened with."""
         return self._renderer.settings
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend, which a calibration may have chosen."""
+        return self._renderer.name
 
     @property
     def description(self) -> str:

@@ -37,7 +37,8 @@ class LoaderConfig:
     hw_decoder_load: share of the JPEG images that the engine of a GPU decodes, 0..1; its pixels
     differ from those of the GPU's kernels. exact: none of them, so that runs on dali-gpu are
     bit-equal. calibrate: threads, load and, on a GPU, twice the prefetch are measured when the
-    loader is opened, or known from then (pipeline/calibrate.py). stage_dir: a local folder to
+    loader is opened, or known from then (pipeline/calibrate.py); where backend "auto" comes to
+    dali-cpu, numpy too, whose pixels are the same. stage_dir: a local folder to
     which the shards are brought ahead of use (see pipeline/staging.py), needed where they lie on
     an object store; ranks, loaders and runs may share it. stage_bytes: the most it may hold,
     default nine tenths of what is free. stage_patience_seconds: that a shard is waited for which
@@ -141,10 +142,14 @@ class LoaderConfig:
         unlit = self.lighting_off_epoch and epoch >= self.lighting_off_epoch
         return drawn.unlit() if unlit else drawn
 
-    def rendered_as(self, settings: RenderSettings) -> "LoaderConfig":
-        """The same with the threads, depth and decoder load of another loader, measured or not."""
+    def rendered_as(self, settings: RenderSettings, backend: str) -> "LoaderConfig":
+        """The same with the threads, depth and decoder load of another loader, measured or not.
+
+        And with its backend, where that was measured.
+        """
         return replace(
             self,
+            backend=backend if self.calibrate else self.backend,
             threads=settings.num_threads,
             prefetch=settings.depth,
             hw_decoder_load=settings.hw_decoder_load,

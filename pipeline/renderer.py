@@ -2,7 +2,6 @@
 
 import math
 import os
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backends import Backend, RenderSettings, Work, open_backend, open_first
-from pipeline.calibrate import alternatives, deeper, fastest, keep_settings, known_settings
+from pipeline.calibrate import (
+    Choice,
+    alternatives,
+    deeper,
+    fastest,
+    keep_settings,
+    known_settings,
+)
 from pipeline.copies import pinned_empty
 from pipeline.cores import cores_of_rank, ranks_here
 from pipeline.device_store import DeviceStore, num_slots_of
@@ -55,6 +61,7 @@ class Renderer:
     ) -> None:
         self._config, self._encoding, self._handover = config, encoding, handover
         self._store: HostStore | DeviceStore | None = None
+        self._rivals: tuple[str, ...] = ()
         self._on_device = False
         self._num_ranks = ranks_here(config.local_world_size)
         self._apart = config.order == "local"  # each rank shows nothing but its own images
@@ -122,6 +129,7 @@ class Renderer:
             encoding=self._encoding,
         )
         self.name, self.reason, self.settings = opened.name, opened.reason, opened.settings
+        self._rivals = opened.rivals
         self._on_device = opened.name == "dali-gpu"
         self.backend = _driven(opened.backend, opened.settings)
 
@@ -146,20 +154,31 @@ class Renderer:
         return ", ".join(parts)
 
     def calibrate(self, work: Work) -> None:
-        """Opens the backend again with the fastest threads, decoder load and depth.
+        """Opens the fastest backend of those with the same pixels, as it is fastest.
 
-        Those are known, or else measured and kept. work: real images.
+        With which threads, decoder load and depth: known, or else measured and kept. work: real
+        images.
         """
         self.backend.close()
-        open_one, exact = partial(_open_driven, self.name), self._config.exact
-        found = known_settings(self.settings, exact=exact)
-        if found is None:
-            found = self.settings
-            for choices in (partial(alternatives, exact=exact), deeper):
-                found = fastest(choices(found), open_one, work, self._handover.settle)
-            keep_settings(self.settings, found, exact=exact)
-        self.settings = found
-        self.backend = open_one(self.settings)
+        exact = self._config.exact
+        known = known_settings(self.settings, exact=exact)
+        found = self._measure(work) if known is None else Choice(self.name, known)
+        if known is None:
+            keep_settings(self.settings, found.settings, exact=exact)
+        if self._rivals:
+            several = " and ".join([self.name, *self._rivals])
+            self.reason = f"the fastest of {several} here, which give the same pixels"
+        self.name, self.settings = found.backend, found.settings
+        self.backend = _open_driven(found)
+
+    def _measure(self, work: Work) -> Choice:
+        """The fastest of all that may be chosen, first as it is, then with more steps ahead."""
+        settle, names = self._handover.settle, [self.name, *self._rivals]
+        settings = alternatives(self.settings, exact=self._config.exact)
+        choices = [Choice(name, one) for name in names for one in settings]
+        found = fastest(choices, _open_driven, work, settle)
+        choices = [Choice(found.backend, one) for one in deeper(found.settings)]
+        return fastest(choices, _open_driven, work, settle)
 
     def unread(self, rows: Rows) -> NDArray[np.int64]:
         """The positions in a step, of these index rows, of the images that are to be read."""
@@ -242,8 +261,8 @@ def _host_store(num_images: int, num_ranks: int, name: str, image_format: str) -
         ) from error
 
 
-def _open_driven(name: str, settings: RenderSettings) -> Backend:
-    return _driven(open_backend(name, settings), settings)
+def _open_driven(choice: Choice) -> Backend:
+    return _driven(open_backend(choice.backend, choice.settings), choice.settings)
 
 
 def _driven(backend: Backend, settings: RenderSettings) -> Backend:

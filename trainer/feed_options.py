@@ -51,7 +51,7 @@ FEEDING = (
         "--calibrate",
         is_flag=True,
         help="Measure for some seconds which loader threads and which share of a GPU's JPEG "
-        "engine are fastest.",
+        "engine are fastest; with --backend auto on CPUs, which of dali-cpu and numpy.",
     ),
     click.option(
         "--exact",

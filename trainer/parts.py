@@ -127,7 +127,8 @@ class Parts:
             )
             return few, few.whole()
         train = stack.enter_context(self.train_feed())
-        val_config = self.loader_config("val", training=False).rendered_as(train.settings)
+        val_config = self.loader_config("val", training=False)
+        val_config = val_config.rendered_as(train.settings, train.backend)
         return train, stack.enter_context(Loader(val_config))
 
     def measure_ceiling(self, feed: ResumableFeed) -> float:

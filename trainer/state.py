@@ -17,7 +17,10 @@ class ResumableFeed(Feed, Protocol):
     """A feed whose position is part of a checkpoint."""
 
     dataset: Dataset
-    backend: str
+
+    @property
+    def backend(self) -> str:
+        """The name of what decodes and augments."""
 
     @property
     def description(self) -> str:

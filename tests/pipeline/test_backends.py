@@ -345,9 +345,28 @@ def test_auto_goes_on_to_the_next_where_one_does_not_work_and_says_why(
     opened.backend.close()
     assert asked == ["dali-gpu", "dali-cpu", "numpy"]
     assert opened.name == "numpy" and opened.settings.max_rows == 3
+    assert opened.rivals == ()
     assert opened.reason == (
         "dali-gpu does not work here (backend dali-gpu cannot be opened: no driver); "
         "dali-cpu does not work here (backend dali-cpu cannot be opened: no driver); without DALI"
     )
     with pytest.raises(ValueError, match="backend dali-cpu cannot be opened: no driver"):
         open_first("dali-cpu", settings_of, on_gpu=True, encoding="jpeg")
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_gpu", "name", "rivals"),
+    [
+        ("auto", False, "dali-cpu", ("numpy",)),
+        ("dali-cpu", False, "dali-cpu", ()),
+        ("numpy", False, "numpy", ()),
+        ("auto", True, "dali-gpu", ()),  # its pixels are its own
+    ],
+)
+def test_another_backend_may_stand_in_where_its_pixels_are_the_same_and_none_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, asked: str, on_gpu: bool, name: str, rivals: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("pipeline.backends._has_dali", lambda: True)
+    monkeypatch.setattr("pipeline.backends.open_backend", lambda name, settings: name)
+    opened = open_first(asked, lambda _: settings("jpeg"), on_gpu=on_gpu, encoding="jpeg")
+    assert (opened.name, opened.rivals) == (name, rivals)

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from pipeline.backends import RenderSettings, Work
-from pipeline.calibrate import alternatives, deeper, fastest, keep_settings, known_settings
+from pipeline.calibrate import (
+    Choice,
+    alternatives,
+    deeper,
+    fastest,
+    keep_settings,
+    known_settings,
+)
 from pipeline.reader import StepBytes
 
 
@@ -24,6 +31,10 @@ def settings(threads: int, *, device: int | None = None, encoding: str = "jpeg")
         device=device,
         hw_decoder_load=0.65,
     )
+
+
+def choices(*found: RenderSettings, backend: str = "numpy") -> list[Choice]:
+    return [Choice(backend, one) for one in found]
 
 
 def told(found: list[RenderSettings]) -> list[tuple[int, float]]:
@@ -141,16 +152,17 @@ def test_the_least_median_wins_and_a_slow_first_round_or_outlier_does_not_count(
     }
     opened: list[TimedBackend] = []
 
-    def open_one(choice: RenderSettings) -> TimedBackend:
-        opened.append(TimedBackend(choice.num_threads, clock, seconds[choice.num_threads]))
+    def open_one(choice: Choice) -> TimedBackend:
+        threads = choice.settings.num_threads
+        opened.append(TimedBackend(threads, clock, seconds[threads]))
         return opened[-1]
 
     settled = []
     data = StepBytes(np.zeros((1, 64), np.uint8), np.full((1, 1), 64, np.int32))
     work = Work(data, np.zeros((1, 3), np.int32), None)
-    choices = [settings(threads) for threads in (4, 2, 1)]
-    best = fastest(choices, open_one, work, lambda: settled.append(clock.now), max_seconds=2.0)
-    assert best == settings(2)
+    several = choices(*(settings(threads) for threads in (4, 2, 1)))
+    best = fastest(several, open_one, work, lambda: settled.append(clock.now), max_seconds=2.0)
+    assert best == several[1]
     assert all(one.closed and one.submitted == one.taken for one in opened)
     assert len({one.taken for one in opened}) == 1 and opened[0].taken >= 2 * (1 + 3)
     assert len(settled) == sum(one.taken for one in opened) // 2
@@ -161,13 +173,13 @@ def test_three_rounds_are_made_whatever_they_take(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("time.perf_counter", clock)
     opened: list[TimedBackend] = []
 
-    def open_one(choice: RenderSettings) -> TimedBackend:
-        opened.append(TimedBackend(choice.num_threads, clock, lambda round_: 60.0))
+    def open_one(choice: Choice) -> TimedBackend:
+        opened.append(TimedBackend(choice.settings.num_threads, clock, lambda round_: 60.0))
         return opened[-1]
 
     data = StepBytes(np.zeros((1, 64), np.uint8), np.full((1, 1), 64, np.int32))
     work = Work(data, np.zeros((1, 3), np.int32), None)
-    fastest([settings(2), settings(1)], open_one, work, lambda: None)
+    fastest(choices(settings(2), settings(1)), open_one, work, lambda: None)
     assert [one.taken for one in opened] == [2 * (1 + 3)] * 2
 
 
@@ -183,20 +195,41 @@ def test_each_choice_has_as_many_steps_under_way_as_it_says(
             under_way = self.submitted - self.taken
             most[self.name] = max(most.get(self.name, 0), under_way)
 
-    def open_one(choice: RenderSettings) -> TimedBackend:
-        return Counting(choice.depth, clock, lambda round_: 1.0 / choice.depth)
+    def open_one(choice: Choice) -> TimedBackend:
+        depth = choice.settings.depth
+        return Counting(depth, clock, lambda round_: 1.0 / depth)
 
     data = StepBytes(np.zeros((1, 64), np.uint8), np.full((1, 1), 64, np.int32))
     work = Work(data, np.zeros((1, 3), np.int32), None)
-    best = fastest(deeper(settings(2, device=0)), open_one, work, lambda: None, max_seconds=0.0)
-    assert best.depth == 4 and most == {2: 2, 4: 4}
+    several = choices(*deeper(settings(2, device=0)))
+    best = fastest(several, open_one, work, lambda: None, max_seconds=0.0)
+    assert best.settings.depth == 4 and most == {2: 2, 4: 4}
 
 
 def test_a_single_choice_is_not_measured() -> None:
     data = StepBytes(np.zeros((1, 64), np.uint8), np.full((1, 1), 64, np.int32))
     work = Work(data, np.zeros((1, 3), np.int32), None)
 
-    def never(choice: RenderSettings) -> TimedBackend:
+    def never(choice: Choice) -> TimedBackend:
         raise AssertionError
 
-    assert fastest([settings(2)], never, work, lambda: None) == settings(2)
+    only = choices(settings(2))
+    assert fastest(only, never, work, lambda: None) == only[0]
+
+
+def test_of_two_backends_the_faster_is_taken_whichever_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("time.perf_counter", clock)
+    seconds = {"dali-cpu": 0.02, "numpy": 0.01}
+
+    def open_one(choice: Choice) -> TimedBackend:
+        return TimedBackend(0, clock, lambda round_: seconds[choice.backend])
+
+    data = StepBytes(np.zeros((1, 64), np.uint8), np.full((1, 1), 64, np.int32))
+    work = Work(data, np.zeros((1, 3), np.int32), None)
+    for names in (("dali-cpu", "numpy"), ("numpy", "dali-cpu")):
+        several = [one for name in names for one in choices(settings(2), backend=name)]
+        best = fastest(several, open_one, work, lambda: None, max_seconds=0.0)
+        assert best.backend == "numpy"

@@ -249,6 +249,21 @@ def test_calibrated_loaders_deliver_the_same_with_threads_of_their_choice(
     assert [kept(batch) for batch in loader] == expected
 
 
+def test_with_auto_a_calibrated_loader_tells_its_backend_and_validation_takes_it_over(
+    shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the last of the choices is taken for the fastest: numpy, whatever else there is."""
+    monkeypatch.setattr("pipeline.renderer.fastest", lambda choices, *_: choices[-1])
+    expected = [kept(batch) for batch in opened(shard_folder)]
+    loader = opened(shard_folder, backend="auto", calibrate=True)
+    assert loader.backend == "numpy" and loader.description.startswith("numpy (")
+    assert [kept(batch) for batch in loader] == expected
+    taken_over = loader.config.rendered_as(loader.settings, loader.backend)
+    assert (taken_over.backend, taken_over.calibrate) == ("numpy", False)
+    given = opened(shard_folder, backend="auto").config
+    assert given.rendered_as(loader.settings, loader.backend).backend == "auto"  # not measured
+
+
 def test_a_calibration_may_find_more_steps_ahead_and_batches_stay_the_same(
     shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +273,7 @@ def test_a_calibration_may_find_more_steps_ahead_and_batches_stay_the_same(
     expected = [kept(batch) for batch in opened(shard_folder, backend="numpy", batch_size=4)]
     loader = opened(shard_folder, backend="numpy", batch_size=4, calibrate=True)
     assert loader.settings.depth == 6
-    assert loader.config.rendered_as(loader.settings).prefetch == 6
+    assert loader.config.rendered_as(loader.settings, "numpy").prefetch == 6
     assert [kept(batch) for batch in loader] == expected
 
 

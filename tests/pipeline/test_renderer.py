@@ -1,5 +1,6 @@
 """A renderer opens its backend with what the configuration says, and its images are a batch's."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import pipeline.backends
 import pipeline.renderer
 from pipeline.backends import RenderSettings, Work
-from pipeline.calibrate import fastest
+from pipeline.calibrate import Choice, fastest
 from pipeline.draws import centre_draws
 from pipeline.driver import Driver
 from pipeline.handover import Handover
@@ -104,6 +105,33 @@ def test_after_a_calibration_it_renders_with_what_was_fastest(
     before = opened.images(opened.backend.take(), None).clone()
     opened.calibrate(work)
     assert opened.settings.num_threads in (1, 2)
+    opened.backend.submit(opened.backend.prepare(work))
+    assert torch.equal(opened.images(opened.backend.take(), None), before)
+    opened.backend.close()
+
+
+@pytest.mark.parametrize("taken", ["dali-cpu", "numpy"])
+def test_with_auto_a_calibration_takes_either_backend_and_the_pixels_stay(
+    taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+    seen = []
+
+    def choose(choices: Sequence[Choice], *_: object) -> Choice:
+        seen.append([(one.backend, one.settings.num_threads) for one in choices])
+        return next(one for one in choices if one.backend == taken)
+
+    monkeypatch.setattr(pipeline.renderer, "fastest", choose)
+    opened, work = renderer(threads=2, backend="auto"), raw_step()
+    opened.backend.submit(opened.backend.prepare(work))
+    before = opened.images(opened.backend.take(), None).clone()
+    opened.calibrate(work)
+    assert opened.name == taken
+    assert opened.description == (
+        f"{taken} (the fastest of dali-cpu and numpy here, which give the same pixels), 2 threads"
+    )
+    several = [(name, threads) for name in ("dali-cpu", "numpy") for threads in (2, 1)]
+    assert seen == [several, [(taken, 2)]]
     opened.backend.submit(opened.backend.prepare(work))
     assert torch.equal(opened.images(opened.backend.take(), None), before)
     opened.backend.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.backends import RenderSettings
+from pipeline.calibrate import Choice
 from pipeline.loader import Batch, Loader
 from tests.conftest import compute_statistics, prepare_here, write_source
 from trainer.checkpoint import Checkpoint, load_checkpoint
@@ -329,14 +329,15 @@ def test_validation_renders_with_what_was_measured_for_training(
 ) -> None:
     measured = []
 
-    def second(choices: Sequence[RenderSettings], *others: object) -> RenderSettings:
+    def last(choices: Sequence[Choice], *others: object) -> Choice:
         measured.append(len(choices))
-        return choices[1] if len(choices) > 1 else choices[0]
+        return choices[-1]
 
-    monkeypatch.setattr("pipeline.renderer.fastest", second)
+    monkeypatch.setattr("pipeline.renderer.fastest", last)
     with Session(config(shard_folder, tmp_path, loader_threads=4, calibrate=True)) as session:
         assert [loader.settings.num_threads for loader in loaders_of(session)] == [2, 2]
-    assert len(measured) == 2  # threads with decoder load, then depth: of one loader
+        assert [loader.backend for loader in loaders_of(session)] == ["numpy", "numpy"]
+    assert len(measured) == 2  # backends, threads and decoder load, then depth: of one loader
 
 
 def test_a_checkpoint_tells_its_decoder(shard_folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from itertools import cycle
 import numpy as np
 import torch
 
-from pipeline.backends import RenderSettings
 from pipeline.handover import Handover
 from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
@@ -25,14 +24,13 @@ class Replay:
     """Renders the same encoded batches again and again, in a thread; what comes out is dropped.
 
     ask(): another batch is wanted; it is rendered as soon as those before it are. config: of a
-    loader whose shards lie on this machine, and which keeps no decoded images; settings: what its
-    backend was opened with.
+    loader whose shards lie on this machine, and which keeps no decoded images, as it renders
+    (`LoaderConfig.rendered_as`).
     num_batches: so many different ones, the first of the first epoch.
     """
 
-    def __init__(self, config: LoaderConfig, settings: RenderSettings, num_batches: int) -> None:
+    def __init__(self, config: LoaderConfig, num_batches: int) -> None:
         dataset = open_dataset(config.shards)
-        config = config.rendered_as(settings)
         self._batches = cycle(read_batches(config, dataset, num_batches))
         self._handover = Handover(config.device)
         self._renderer = Renderer(config, dataset.encoding, self._handover)

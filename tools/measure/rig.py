@@ -44,7 +44,9 @@ class Rig:
             self.num_steps = min(MAX_STEPS, max(MIN_STEPS, fitting))
             self.replay: Replay | None = None
             if config.resident == "none" and config.stage_dir is None:
-                self.replay = Replay(self.feed.config, self.feed.settings, NUM_CACHED)
+                feed = self.feed
+                rendered = feed.config.rendered_as(feed.settings, feed.backend)
+                self.replay = Replay(rendered, NUM_CACHED)
                 stack.callback(self.replay.close)
             self._opened = stack.pop_all()
 

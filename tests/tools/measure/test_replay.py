@@ -48,7 +48,7 @@ class Decoded:
 @pytest.fixture
 def replay(shard_folder: Path) -> Iterator[Replay]:
     with Loader(config(shard_folder)) as loader:
-        opened = Replay(loader.config, loader.settings, 2)
+        opened = Replay(loader.config.rendered_as(loader.settings, loader.backend), 2)
     yield opened
     opened.close()
 
