@@ -84,7 +84,7 @@ class LoaderConfig:
                     f"{name} must be a path, not a str: Path({folder!r}), or where it is a URL "
                     f"pipeline.locations.location({folder!r})"
                 )
-        at_least_one: dict[str, Any] = {
+        counts: dict[str, Any] = {
             "batch size": self.batch_size,
             "prefetch": self.prefetch,
             "threads": 1 if self.threads is None else self.threads,
@@ -94,9 +94,13 @@ class LoaderConfig:
             "window": 1 if self.window == "all" else self.window,
             "stage bytes": 1 if self.stage_bytes is None else self.stage_bytes,
         }
-        for name, value in at_least_one.items():
-            if not isinstance(value, Integral):
+        numbers: dict[str, Any] = {
+            "rank": self.rank, "seed": self.seed, "lighting off epoch": self.lighting_off_epoch,
+        }  # fmt: skip
+        for name, value in (counts | numbers).items():
+            if isinstance(value, bool) or not isinstance(value, Integral):
                 raise ValueError(f"{name} must be a whole number, not {value!r}")
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if self.threads is not None and self.threads > MAX_THREADS:

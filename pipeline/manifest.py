@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.atomic import is_local, write_whole
 from pipeline.receipt import FORMAT_VERSION, typed_record
-from pipeline.shards import COMPONENTS, Index, read_index
+from pipeline.shards import COMPONENTS, Index, index_name, read_index
 from pipeline.transfer import read_file
 
 DATASET_NAME = "dataset.json"
@@ -71,9 +73,20 @@ class Dataset:
         return self.split(split).written
 
     def index(self, split: str) -> Index:
-        """The index rows of a split, sorted by shard and offset; ValueError where damaged."""
+        """The index rows of a split, sorted by shard and offset.
+
+        ValueError where they are damaged, or not of these shards and classes.
+        """
         found = self.split(split)
-        return read_index(self.folder, split, found.index_sha256, found.written)
+        rows = read_index(self.folder, split, found.index_sha256, found.written)
+        problem = _disagreement(rows, found.shards, len(self.classes))
+        if problem:
+            raise ValueError(
+                f"{self.folder / index_name(split)} and {DATASET_NAME} disagree: {problem}; "
+                "prepare again, finished shards are kept and both are written anew: "
+                f"{_prepare(self.folder)}"
+            )
+        return rows
 
     @property
     def encoding(self) -> str:
@@ -155,6 +168,22 @@ def open_dataset(folder: Path, *, check_sizes: bool = True) -> Dataset:
     for split in splits.values() if check_sizes and is_local(folder) else ():
         _check_sizes(folder, split)
     return dataset
+
+
+def _disagreement(rows: Index, shards: Sequence[Shard], num_classes: int) -> str | None:
+    """What an index says otherwise than a list of shards and classes; None where they agree."""
+    if len(rows) and not (rows["label"].min() >= 0 and rows["label"].max() < num_classes):
+        return f"its labels go beyond {num_classes} classes"
+    ends = np.searchsorted(rows["shard"], np.arange(len(shards)), side="right")
+    begin = 0
+    for shard, end in zip(shards, ends.tolist(), strict=True):
+        if end - begin != shard.samples:
+            return f"{shard.name} has {end - begin} rows and {shard.samples} samples"
+        last = rows[end - 1] if end > begin else None
+        if last is not None and int(last["offset"]) + int(last["size"]) > shard.bytes:
+            return f"{shard.name} ends before its last row"
+        begin = end
+    return None if begin == len(rows) else f"it has {len(rows) - begin} rows of no shard"
 
 
 def _json(value: Any) -> bytes:

@@ -184,8 +184,9 @@ class Reader:
                     f"where the disk is sound, {shard.mend}"
                 ) from error
             if got != sizes[i] or crc32(view, self._header_sum) != sums[i]:
-                what = f"{got} of {sizes[i]} bytes" if got != sizes[i] else "other bytes"
+                short = f"the file ends after {got} of its {sizes[i]} bytes"
+                what = short if got != sizes[i] else "its bytes are not those written"
                 raise ValueError(
-                    f"{shard.path}, sample {chosen['id'][i]}: {what} than were written; the shard "
-                    f"was changed or damaged, {shard.mend}"
+                    f"{shard.path}, sample {chosen['id'][i]}: {what}; the shard was changed or "
+                    f"damaged, {shard.mend}"
                 )

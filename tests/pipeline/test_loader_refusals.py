@@ -98,7 +98,7 @@ def test_a_loader_that_cannot_be_calibrated_leaves_no_thread(
     before = threading.active_count()
     for path in shard_copy.glob("train-*.tar"):
         path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(ValueError, match="other bytes than were written"):
+    with pytest.raises(ValueError, match="its bytes are not those written"):
         opened(shard_copy, calibrate=True)
     assert threading.active_count() == before
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from pipeline.manifest import (
     TIMM_NAME,
     open_dataset,
     remove_dataset,
+    write_dataset,
 )
+from pipeline.shards import write_index
 from tests.conftest import BROKEN, CLASSES, cut_file, flip_byte, folder_bytes
 from tests.pipeline.conftest import rewrite
 
@@ -178,6 +181,68 @@ def test_a_folder_that_is_not_there_or_holds_no_shards(tmp_path: Path) -> None:
 def test_a_damaged_index_is_named(shard_copy: Path, position: int) -> None:
     flip_byte(shard_copy / "train.index.npy", position)
     with pytest.raises(ValueError, match=r"train.index.npy is damaged.*prepare again"):
+        open_dataset(shard_copy).index("train")
+
+
+def rows_of_another_shard(folder: Path) -> None:
+    rewrite_rows(folder, lambda rows: rows["shard"].__setitem__(slice(-2, None), 9))
+
+
+def rows_beyond_the_file(folder: Path) -> None:
+    rewrite_rows(folder, lambda rows: rows["offset"].__iadd__(1 << 20))
+
+
+def rewrite_rows(folder: Path, change: Callable[[Any], object]) -> None:
+    """Changes the index of train, and says so in dataset.json: only the two disagree then."""
+    dataset = open_dataset(folder)
+    rows = dataset.index("train").copy()
+    change(rows)
+    split = replace(dataset.split("train"), index_sha256=write_index(folder, "train", rows))
+    write_dataset(replace(dataset, splits={**dataset.splits, "train": split}))
+
+
+def fewer_classes(folder: Path) -> None:
+    rewrite(folder / DATASET_NAME, classes=["ant", "bee"])
+
+
+def more_samples(folder: Path) -> None:
+    first, second, *others = json.loads((folder / DATASET_NAME).read_text())["splits"]["train"][
+        "shards"
+    ]
+    second["samples"] += 1
+    rewrite_train(folder, shards=[first, second, *others])
+
+
+def negative_label(folder: Path) -> None:
+    rewrite_rows(folder, lambda rows: rows["label"].__setitem__(3, -1))
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (fewer_classes, "its labels go beyond 2 classes"),
+        (more_samples, r"train-000001.tar has \d rows and \d+ samples"),
+        (rows_of_another_shard, r"train-000004.tar has \d rows and \d samples"),
+        (rows_beyond_the_file, "train-000000.tar ends before its last row"),
+        (negative_label, "its labels go beyond 3 classes"),
+    ],
+)
+def test_an_index_of_other_shards_or_classes_is_refused_with_the_mend(
+    shard_copy: Path, harm: Callable[[Path], None], told: str
+) -> None:
+    harm(shard_copy)
+    path = shard_copy / "train.index.npy"
+    expected = rf"{path} and dataset.json disagree: {told}; prepare again.*prepare_shards.py"
+    with pytest.raises(ValueError, match=expected):
+        open_dataset(shard_copy).index("train")
+
+
+def test_an_index_with_rows_of_no_shard_is_refused(shard_copy: Path) -> None:
+    dataset = open_dataset(shard_copy)
+    split = dataset.split("train")
+    fewer = {"train": replace(split, shards=split.shards[:-1])}
+    write_dataset(replace(dataset, splits={**dataset.splits, **fewer}))
+    with pytest.raises(ValueError, match=r"disagree: it has \d rows of no shard"):
         open_dataset(shard_copy).index("train")
 
 

@@ -177,7 +177,7 @@ def test_a_changed_byte_names_shard_and_sample(shard_copy: Path) -> None:
     flip_byte(path, int(row["offset"]) + 40)
     reader = reader_of(shard_copy, max_rows=39)
     reader.request(np.arange(39))
-    expected = rf"{path}, sample {row['id']}: other bytes than were written; .* --repair SOURCE"
+    expected = rf"{path}, sample {row['id']}: its bytes are not those written; .* --repair SOURCE"
     with pytest.raises(ValueError, match=expected):
         reader.take()
     reader.clear()
@@ -202,7 +202,7 @@ def test_a_changed_raw_image_is_noticed(raw_shard_folder: Path, tmp_path: Path) 
         num_threads=1,
     )
     reader.request(np.array([0]))
-    with pytest.raises(ValueError, match="other bytes than were written"):
+    with pytest.raises(ValueError, match="its bytes are not those written"):
         reader.take()
     reader.close()
 
@@ -214,7 +214,8 @@ def test_a_shard_shortened_under_the_reader_is_named(shard_copy: Path) -> None:
     last = np.flatnonzero(index["shard"] == 0)[-1]
     cut_file(path, path.stat().st_size - int(index[last]["offset"]) - 10)
     reader.request(np.array([last]))
-    with pytest.raises(ValueError, match=rf"{path}, sample {index[last]['id']}: 10 of \d+ bytes"):
+    expected = rf"{path}, sample {index[last]['id']}: the file ends after 10 of its \d+ bytes; "
+    with pytest.raises(ValueError, match=expected):
         reader.take()
     reader.close()
 

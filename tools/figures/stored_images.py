@@ -73,7 +73,7 @@ class StoredImages:
             shard = self._shards.get(int(place["shard"]))
             data = os.pread(shard.descriptor, int(place["size"]), int(place["offset"]))
             if len(data) != place["size"] or crc32(data) != place["crc32"]:
-                return f"{shard.path} has other bytes than were written"
+                return f"{shard.path} does not hold the bytes that were written"
             return decode_stored(data)
         except (ValueError, OSError) as error:  # ImageError among them
             return str(error)
