@@ -15,14 +15,20 @@ NUM_CLASSES = 21_841  # ImageNet-21k's
 IMAGES_PER_SHARD = Settings().images_per_shard
 
 
-def simulate_shards(folder: Path, num_images: int, num_classes: int = NUM_CLASSES) -> Dataset:
+def simulate_shards(
+    folder: Path,
+    num_images: int,
+    num_classes: int = NUM_CLASSES,
+    images_per_shard: int = IMAGES_PER_SHARD,
+) -> Dataset:
     """Writes a shard folder of `num_images` training images, all equal, into `folder`.
 
     Its index is a true one, of shuffled ids and labels; its shards are one file under many names,
     with an image wherever the index has a sample. 15 million images take 420 MB of the disk.
     """
     image, slot = _slot()
-    sizes = _shard_sizes(num_images)
+    full, rest = divmod(num_images, images_per_shard)
+    sizes = [images_per_shard] * full + [rest] * (rest > 0)
     shards: list[Shard] = []
     for number, size in enumerate(sizes):
         path = folder / f"{shard_stem('train', number)}.tar"
@@ -48,7 +54,7 @@ def simulate_shards(folder: Path, num_images: int, num_classes: int = NUM_CLASSE
     dataset = Dataset(
         folder=folder,
         classes=_class_names(num_classes),
-        settings=Settings().as_dict(),
+        settings=Settings(images_per_shard=images_per_shard).as_dict(),
         splits={"train": split},
     )
     write_dataset(dataset)
@@ -75,12 +81,6 @@ def _class_names(num_classes: int) -> tuple[str, ...]:
     return tuple(f"n{label:08d}" for label in range(num_classes))
 
 
-def _shard_sizes(num_images: int) -> list[int]:
-    """Full shards, and a last one of what is left."""
-    full, rest = divmod(num_images, IMAGES_PER_SHARD)
-    return [IMAGES_PER_SHARD] * full + [rest] * (rest > 0)
-
-
 def _slot() -> tuple[bytes, bytes]:
     """An image, and what a sample of it takes of a shard: its header, the image, its label."""
     ramp = np.arange(SIZE_PX, dtype=np.uint8)[:, None, None]
@@ -96,7 +96,7 @@ def _rows(sizes: list[int], image: bytes, slot_bytes: int, num_classes: int) -> 
     num_images = sum(sizes)
     rows = np.zeros(num_images, INDEX_DTYPE)
     rows["shard"] = np.repeat(np.arange(len(sizes)), sizes)
-    rows["offset"] = BLOCK_BYTES + slot_bytes * (np.arange(num_images) % IMAGES_PER_SHARD)
+    rows["offset"] = BLOCK_BYTES + slot_bytes * (np.arange(num_images) % sizes[0])
     rows["size"], rows["crc32"] = len(image), crc32(image)
     rows["label"] = generator.integers(0, num_classes, num_images)
     rows["id"] = generator.permutation(num_images)

@@ -9,22 +9,16 @@ import pytest
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.manifest import open_dataset
 from pipeline.plan import Settings, plan
-from tools.measure import simulated
 from tools.measure.simulated import simulate_shards, simulate_source
 
 PER_SHARD = 8
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulated, "IMAGES_PER_SHARD", PER_SHARD)
 
 
 @pytest.mark.parametrize("num_images", [1, 7, 8, 9, 40, 43])
 def test_every_sample_of_a_simulated_split_is_delivered_once(
     num_images: int, tmp_path: Path
 ) -> None:
-    simulate_shards(tmp_path, num_images, num_classes=5)
+    simulate_shards(tmp_path, num_images, num_classes=5, images_per_shard=PER_SHARD)
     dataset = open_dataset(tmp_path)  # every shard of the size it says
     shards = dataset.split("train").shards
     assert sum(shard.samples for shard in shards) == num_images
@@ -41,7 +35,7 @@ def test_every_sample_of_a_simulated_split_is_delivered_once(
 
 
 def test_full_shards_are_one_file_and_take_no_more_of_the_disk(tmp_path: Path) -> None:
-    simulate_shards(tmp_path, 5 * PER_SHARD + 3)
+    simulate_shards(tmp_path, 5 * PER_SHARD + 3, images_per_shard=PER_SHARD)
     inodes = Counter(path.stat().st_ino for path in tmp_path.glob("*.tar"))
     assert sorted(inodes.values()) == [1, 5]
 
