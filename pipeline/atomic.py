@@ -34,6 +34,12 @@ def require_place(path: Path, flag: str) -> None:
             f"{flag}: there is no folder {path.parent}; make it first: mkdir -p "
             f"{shlex.quote(str(path.parent))}"
         )
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ValueError(
+            f"{flag}: no file can be made in {path.parent} ({error.strerror}); name another place"
+        ) from error
 
 
 @contextmanager

@@ -77,6 +77,13 @@ def test_a_place_is_refused_where_a_folder_is_or_none_is_around_it(tmp_path: Pat
         require_place(tmp_path, "--out")
     with pytest.raises(ValueError, match="--out: there is no folder .*mkdir -p '.*/not there'"):
         require_place(tmp_path / "not there/file", "--out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that takes no files")
+def test_a_place_is_refused_in_a_folder_that_takes_no_files() -> None:
+    with pytest.raises(ValueError, match=r"--json: no file can be made in /proc \(.*\); name an"):
+        require_place(Path("/proc/x.json"), "--json")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
