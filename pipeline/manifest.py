@@ -72,6 +72,15 @@ class Dataset:
         """How many samples a split has."""
         return self.split(split).written
 
+    def require_images(self, split: str) -> int:
+        """As `num_samples`; ValueError where there are none."""
+        if not (num_images := self.num_samples(split)):
+            raise ValueError(
+                f"{self.folder} has no images in {split}; prepare a source that has some: "
+                f"{_prepare(self.folder)}"
+            )
+        return num_images
+
     def index(self, split: str) -> Index:
         """The index rows of a split, sorted by shard and offset.
 
@@ -149,7 +158,7 @@ def open_dataset(folder: Path, *, check_sizes: bool = True) -> Dataset:
             settings=text["settings"],
             splits=splits,
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(_no_dataset(folder)) from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
@@ -229,6 +238,8 @@ def _no_dataset(folder: Path) -> str:
             f"there is no {folder / DATASET_NAME}: nothing was prepared there, or not to the end; "
             f"{prepare}"
         )
+    if folder.exists() and not folder.is_dir():
+        return f"{folder} is a file; expected a folder, made by: tools/prepare_shards.py"
     if not folder.is_dir():
         return f"there is no folder {folder}; prepare shards first: {prepare}"
     if any(folder.glob("*.receipt.json")):

@@ -176,9 +176,7 @@ def plan_parts(config: RunConfig, world: World) -> Parts:
     """
     dataset = open_dataset(config.shards)
     statistics = read_statistics(config.shards, dataset.fingerprint("train"))
-    num_images = dataset.num_samples("train")
-    if not num_images:
-        raise ValueError(f"{config.shards} has no images in train; prepare a source that has some")
+    num_images = dataset.require_images("train")
     if config.overfit:
         require_images(config.overfit, num_images)
     preset = resolve_preset(config, config.overfit or num_images)

@@ -175,6 +175,9 @@ def test_a_folder_that_is_not_there_or_holds_no_shards(tmp_path: Path) -> None:
         open_dataset(tmp_path / "none")
     with pytest.raises(ValueError, match=r"holds no shards .*tools/prepare_shards.py SOURCE"):
         open_dataset(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"/file is a file; expected a folder, .*prepare_shards"):
+        open_dataset(tmp_path / "file")
 
 
 @pytest.mark.parametrize("position", [5, 200, -1])

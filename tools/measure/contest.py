@@ -126,7 +126,9 @@ def _folders(contest: LoaderContest) -> dict[str, Path]:
             )
         folders["raw"] = contest.raw_shards
     for folder in folders.values():
-        read_statistics(folder, open_dataset(folder).fingerprint("train"))
+        dataset = open_dataset(folder)
+        dataset.require_images("train")
+        read_statistics(folder, dataset.fingerprint("train"))
     return folders
 
 

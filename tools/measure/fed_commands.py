@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.locations import Location
+from pipeline.manifest import open_dataset
 from pipeline.messages import clear_errors
 from tools.measure.fed import FedContest, run_fed_contest
 from tools.measure.fed_table import fed_table
@@ -153,6 +154,7 @@ def _measure(
     """Measures in every rank; the first tells, and all end with exit code 1 where the report says
     under `verdict` that it falls short of what was required."""
     paths.check()
+    open_dataset(contest.config.shards).require_images("train")  # before processes are started
 
     def in_a_rank(world: World) -> dict[str, Any]:
         return run(contest, world, _tell if world.is_first else _ignore)

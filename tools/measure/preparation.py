@@ -29,6 +29,7 @@ from tools.measure.spread import require_repeats
 
 IMAGES_PER_SHARD = 500  # half the default: as many as workers can share out evenly
 BARE, CEILING = "opencv-loop", "decode+encode"
+HINT = "name a folder of photographs (to try without data: tools/make_demo_images.py DIR)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,6 @@ class PreparationContest:
         require_repeats(self.repeats)
         if self.min_images < 1:
             raise ValueError(f"images must be at least 1, not {self.min_images}")
-        if not self.images.is_dir():
-            raise ValueError(f"there is no folder {self.images}")
 
 
 def run_preparation_contest(
@@ -56,7 +55,7 @@ def run_preparation_contest(
     Ours: verification and sums included, as always. opencv-loop: what anyone would write, one
     thread, nothing checked or kept. decode+encode: libjpeg-turbo alone, the ceiling of both. CPU
     time is that of all processes: what else the machine does changes it least.
-    ValueError where no file below the folder can be decoded.
+    ValueError where there is no folder, or no file below it can be decoded.
     """
     paths, listing = _originals(contest)
     report(f"{len(set(paths)):,} photographs, {len(listing):,} images a pass")
@@ -175,6 +174,8 @@ def _codec_alone(data: bytes) -> None:
 
 def _originals(contest: PreparationContest) -> tuple[list[Path], Listing]:
     """The files that every contestant can decode, and a listing that repeats them."""
+    if not contest.images.is_dir():
+        raise ValueError(f"there is no folder {contest.images}; {HINT}")
     found = files_below(contest.images, b".").names
     usable = []
     for name in found:
@@ -187,7 +188,9 @@ def _originals(contest: PreparationContest) -> tuple[list[Path], Listing]:
             continue  # preparation would quarantine it, the loops would stumble over it
         usable.append(path.resolve())
     if not usable:
-        raise ValueError(f"{contest.images} holds no JPEG photograph that can be decoded")
+        raise ValueError(
+            f"{contest.images} holds no JPEG photograph that can be decoded; {HINT}"
+        )
     times = -(-contest.min_images // len(usable))
     names = Names.pack(str(path).encode(errors="surrogateescape") for path in usable * times)
     labels = np.zeros(len(names), np.int32)

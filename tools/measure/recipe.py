@@ -81,6 +81,8 @@ def run_recipe_contest(
     report: called with a line on each step. ValueError where the shards cannot be trained from.
     """
     dataset = open_dataset(contest.shards)
+    for split in ("train", "val"):
+        dataset.require_images(split)
     device = find_device(contest.device)
     ours, peers = contest.ours(), []
     if contest.torchvision:

@@ -25,9 +25,7 @@ def repeat_split(
     dataset = open_dataset(source)
     found = dataset.split(split)
     statistics = read_statistics(source, found.fingerprint)
-    times = -(-num_images // found.written) if found.written else 0
-    if not times:
-        raise ValueError(f"{source} has no images in {split}; prepare a source that has some")
+    times = -(-num_images // dataset.require_images(split))
     num_shards = len(found.shards)
     for number in range(times * num_shards):
         original = number % num_shards

@@ -1,6 +1,5 @@
 """The commands that measure a step: exit codes, messages, two processes, refusals."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -9,13 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 from pipeline.images import Pixels, decode_stored
-from pipeline.shards import index_name
 from tools import benchmark
 from tools.measure.fed import FedContest
 from trainer.loop import Trainer
@@ -59,13 +56,15 @@ def fake_report(contest: FedContest, ratio: float) -> dict[str, Any]:
     ],
 )
 def test_require_decides_the_exit_code_and_nothing_is_lost(
-    ratio: float, options: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    ratio: float, options: list[str], code: int, shard_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     def measured(contest: FedContest, world: World, report: object) -> dict[str, Any]:
         return fake_report(contest, ratio)
 
     monkeypatch.setattr("tools.measure.fed_commands.run_fed_contest", measured)
-    done = call("fed", "--shards", tmp_path, "--json", tmp_path / "fed.json", *SMALL, *options)
+    json_option = ("--json", tmp_path / "fed.json")
+    done = call("fed", "--shards", shard_folder, *json_option, *SMALL, *options)
     assert done.exit_code == code, done.output
     assert json.loads((tmp_path / "fed.json").read_text())["fed_ratio"]["median"] == ratio
     assert json.loads(done.output.splitlines()[-1])["fed_ratio"]["median"] == ratio
@@ -96,22 +95,6 @@ def test_a_measured_ratio_below_what_is_required_ends_with_exit_code_1(
     assert report["required"] == float(required) and report["fed"] is (code == 0)
     assert (report["fed_ratio"]["median"] >= float(required)) is (code == 0)
     assert report["short"] == ("step" if slow == "step" else "host_decode")
-
-
-@pytest.mark.parametrize("command", [("fed", "--shards"), ("trainer", "--shards"), ("preflight",)])
-def test_a_split_without_images_is_told(command: tuple[str, ...], shard_copy: Path) -> None:
-    index = shard_copy / index_name("train")
-    np.save(index, np.load(index)[:0])
-    path = shard_copy / "dataset.json"
-    described = json.loads(path.read_text())
-    digest = hashlib.sha256(index.read_bytes()).hexdigest()
-    described["splits"]["train"] |= {
-        "shards": [], "found": 0, "written": 0, "quarantined": 0, "index_sha256": digest,
-    }  # fmt: skip
-    path.write_text(json.dumps(described))
-    done = call(*command, shard_copy)
-    assert done.exit_code == 1
-    assert f"{shard_copy} has no images in train" in done.output.replace("\n", " ")
 
 
 def test_the_step_is_measured_with_the_options_of_training(
@@ -154,10 +137,10 @@ def test_what_cannot_be_measured_is_refused_with_the_reason(
     assert message in done.output
 
 
-def test_no_shards_or_none_in_the_folder_are_told_with_the_command(tmp_path: Path) -> None:
-    assert "--shards DIR is missing" in call("fed").output
-    done = call("fed", "--shards", tmp_path)
-    assert done.exit_code == 1 and "prepare_shards.py" in done.output
+@pytest.mark.parametrize("command", ["trainer", "fed", "modes"])
+def test_shards_that_are_not_named_are_a_usage_error(command: str) -> None:
+    done = call(command)
+    assert done.exit_code == 2 and "--shards DIR is missing" in done.output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

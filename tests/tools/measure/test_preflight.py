@@ -75,11 +75,6 @@ def test_a_time_too_short_to_mean_anything_is_refused(tmp_path: Path, seconds: f
         Preflight(config=config(tmp_path), seconds=seconds)
 
 
-def test_a_folder_without_shards_is_one_message_and_exit_code_1(tmp_path: Path) -> None:
-    done = CliRunner().invoke(benchmark.main, ["preflight", str(tmp_path)])
-    assert done.exit_code == 1 and "prepare_shards.py" in done.output
-
-
 def test_shards_elsewhere_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
     arguments = ["preflight", "memory://no/shards", "--stage-dir", str(tmp_path)]

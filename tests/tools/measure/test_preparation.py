@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,21 +65,12 @@ def test_workers_do_not_import_the_benchmark_that_measures_them(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"repeats": 4}, "repeats must be at least 5"),
-        ({"min_images": 0}, "images must be at least 1"),
-        ({"images": Path("nowhere")}, "there is no folder nowhere"),
+        ({"repeats": 4, "min_images": 8}, "repeats must be at least 5"),
+        ({"repeats": 5, "min_images": 0}, "images must be at least 1"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
-    tmp_path: Path, options: dict[str, int | Path], message: str
+def test_what_means_nothing_is_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    chosen = {"images": tmp_path, "min_images": 8, "repeats": 5, **options}
     with pytest.raises(ValueError, match=message):
-        PreparationContest(**chosen)  # type: ignore[arg-type]  # one of them is wrong on purpose
-
-
-def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("no photograph")
-    contest = PreparationContest(images=tmp_path, min_images=8, repeats=5)
-    with pytest.raises(ValueError, match="holds no JPEG photograph"):
-        run_preparation_contest(contest)
+        PreparationContest(images=tmp_path, **options)
