@@ -5,6 +5,7 @@ share of the cores; the step of one process in the first, with all cores, while 
 So every round has each of them, and a machine that slows down for minutes slows all alike.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -53,8 +54,8 @@ class ModesContest:
             raise ValueError(
                 f"--seconds is {self.pass_seconds}, must be more than 0 and at most 600"
             )
-        if self.require is not None and not 0 < self.require:
-            raise ValueError(f"--require is {self.require}, must be more than 0")
+        if self.require is not None and not 0 < self.require < math.inf:
+            raise ValueError(f"--require is {self.require}, must be a number more than 0")
         if self.config.processes is None or self.config.processes < 2:
             raise ValueError(
                 f"--processes is {self.config.processes}, must be at least 2: they are compared "

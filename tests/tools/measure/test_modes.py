@@ -120,7 +120,9 @@ def test_a_mode_that_the_network_does_not_have_is_told_with_the_reason(
         (["--processes", "1"], "--processes is 1, must be at least 2"),
         (["--repeats", "4"], "repeats must be at least 5, not 4"),
         (["--seconds", "0"], "--seconds is 0.0, must be more than 0"),
-        (["--require", "0"], "--require is 0.0, must be more than 0"),
+        (["--require", "0"], "--require is 0.0, must be a number more than 0"),
+        (["--require", "inf"], "--require is inf, must be a number more than 0"),
+        (["--require", "nan"], "--require is nan, must be a number more than 0"),
         (["--parallel", "data"], "No such option"),
     ],
 )
