@@ -34,7 +34,9 @@ def test_the_entry_file_runs_from_another_folder_and_its_last_line_is_the_json_o
     assert done.returncode == 0, done.stderr
     table, last = done.stdout.splitlines()[:-1], done.stdout.splitlines()[-1]
     report = json.loads(last)
-    assert set(report) == {"results", "ratios", "machine", "settings", "not_measured"}
+    assert set(report) == {
+        "results", "ratios", "machine", "settings", "not_measured", "differs",
+    }  # fmt: skip
     assert [result["name"] for result in report["results"]] == ["numpy"]
     speed = report["results"][0]["images_per_second"]
     assert 0 < speed["min"] <= speed["median"] <= speed["max"]

@@ -62,21 +62,16 @@ class LoaderContest:
 def run_loader_contest(
     contest: LoaderContest, report: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Measures; returns the report (`build_report`). report: called with a line on each step.
+    """Measures; returns the report (`build_report`) with `differs`: of each that came through, how
+    what it delivers differs from the reference's, "" where it does not.
 
-    ValueError where the shards cannot be used. Peers that are not installed or fail are named in
-    the report with the reason, and the rest goes on.
+    report: called with a line on each step. ValueError where the shards cannot be used. Peers that
+    are not installed or fail are named in the report with the reason, and the rest goes on.
     """
     folders = _folders(contest)
     ours, absent = _our_entrants(contest.backends, folders)
     peers = _peers(contest.peers, folders, absent)
-    present: list[Entrant] = []
-    for entrant in (*ours, *peers):
-        if entrant.lack is None:
-            present.append(entrant)
-        else:
-            absent[entrant.label] = entrant.lack
-            report(f"{entrant.label}: {entrant.lack}")
+    present = _openable((*ours, *peers), absent, report)
     with ExitStack() as stack:
         folder = tempfile.TemporaryDirectory(prefix="fullfeed-benchmark-")
         scratch = Path(stack.enter_context(folder))
@@ -92,26 +87,46 @@ def run_loader_contest(
         ]
         outcome = run_rounds(hosts, contest.repeats, report)
         num_images = open_dataset(next(iter(shards.values()))).num_samples("train")
-    return build_report(
+    packages = [name for entrant in present for name in entrant.packages]
+    found = build_report(
         outcome,
         _pairs(ours, peers),
         absent=absent,
-        machine=describe_machine(
-            Path(__file__).parent,
-            [name for entrant in present for name in entrant.packages],
-            shards=contest.shards,
-        ),
-        settings={
-            "threads": contest.num_threads,
-            "batch_size": contest.batch_size,
-            "repeats": contest.repeats,
-            "images_per_pass": num_images // contest.batch_size * contest.batch_size,
-            "distinct_images": open_dataset(contest.shards).num_samples("train"),
-            "encodings": list(folders),
-            "cold": contest.cold,
-            "seed": SEED,
-        },
+        machine=describe_machine(Path(__file__).parent, packages, shards=contest.shards),
+        settings=_reported(contest, folders, num_images),
     )
+    came_through = [each for each in present if each.label in outcome.passes]
+    return found | {"differs": {each.label: each.differs for each in came_through}}
+
+
+def _openable(
+    entrants: Sequence[Entrant], absent: dict[str, str], report: Callable[[str], None]
+) -> list[Entrant]:
+    """Those that lack nothing here; the others are told, and noted in `absent` with the reason."""
+    present = []
+    for entrant in entrants:
+        if (lack := entrant.lack) is None:
+            present.append(entrant)
+        else:
+            absent[entrant.label] = lack
+            report(f"{entrant.label}: {lack}")
+    return present
+
+
+def _reported(
+    contest: LoaderContest, folders: Mapping[str, Path], num_images: int
+) -> dict[str, Any]:
+    """The report's settings. num_images: of the split that is measured, repeated or not."""
+    return {
+        "threads": contest.num_threads,
+        "batch_size": contest.batch_size,
+        "repeats": contest.repeats,
+        "images_per_pass": num_images // contest.batch_size * contest.batch_size,
+        "distinct_images": open_dataset(contest.shards).num_samples("train"),
+        "encodings": list(folders),
+        "cold": contest.cold,
+        "seed": SEED,
+    }
 
 
 def _folders(contest: LoaderContest) -> dict[str, Path]:

@@ -1,12 +1,14 @@
 """Who can be measured: this project's backends and its peers, each with what it needs."""
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pipeline.backends import BACKENDS
 
-
 NO_GPU = "PyTorch sees no GPU here"
+OF_A_GPU = {"jpeg": "pixels as the GPU's decoder rounds them, in float16"}
+DALI_ORDER = "order of a shuffle buffer over shards read one after another"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,9 @@ class Entrant:
 
     module: has open_feed(name, settings). needs: modules that must be importable. install: the
     command that makes them so. on_gpu: whether it needs one. encodings: of shards that it can
-    read. encoding: of those it does.
+    read. encoding: of those it does. pixels: by encoding, how they differ from the reference's
+    for the same draws; order: how that of a pass differs from each image once, at random. What
+    is not told does not differ: the pixels of that encoding are the reference's bit for bit.
     """
 
     name: str
@@ -26,11 +30,18 @@ class Entrant:
     packages: tuple[str, ...] = ()  # distributions whose versions its result depends on
     install: str
     on_gpu: bool = False
+    pixels: Mapping[str, str] = field(default_factory=dict)
+    order: str = ""
 
     @property
     def label(self) -> str:
         """What it is called in tables."""
         return self.name if self.encoding == "jpeg" else f"{self.name}-{self.encoding}"
+
+    @property
+    def differs(self) -> str:
+        """How what it delivers differs from the reference's; "" where it does not."""
+        return "; ".join(filter(None, (self.pixels.get(self.encoding), self.order)))
 
     @property
     def lack(self) -> str | None:
@@ -62,6 +73,7 @@ PEERS = {
             module="tools.measure.peers_dali",
             needs=("nvidia.dali",),
             install="pip install 'fullfeed[dali]'",
+            order=DALI_ORDER,
         ),
         Entrant(
             name="stock-dali-gpu",
@@ -69,6 +81,8 @@ PEERS = {
             needs=("nvidia.dali",),
             install="pip install 'fullfeed[dali]'",
             on_gpu=True,
+            pixels=OF_A_GPU,
+            order=DALI_ORDER,
         ),
         Entrant(
             name="webdataset",
@@ -76,6 +90,7 @@ PEERS = {
             needs=("webdataset",),
             packages=("webdataset",),
             install="pip install webdataset",
+            order="shards drawn with replacement, then a shuffle buffer: no exact epoch",
         ),
         Entrant(
             name="ffcv",
@@ -85,6 +100,7 @@ PEERS = {
             packages=("ffcv", "numba"),
             install="apt-get install libopencv-dev libturbojpeg0-dev pkg-config && "
             "pip install ffcv",
+            pixels={"jpeg": "pixels of libjpeg-turbo's fast DCT, which is less work"},
         ),
     )
 }
@@ -99,6 +115,7 @@ def our_entrant(backend: str) -> Entrant:
         encodings=("jpeg", "raw"),
         needs=("nvidia.dali",) if backend.startswith("dali") else (),
         install="pip install 'fullfeed[dali]'",
+        pixels={**OF_A_GPU, "raw": "pixels in float16"} if backend == "dali-gpu" else {},
     )
 
 

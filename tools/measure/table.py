@@ -17,7 +17,8 @@ Table = Callable[[Mapping[str, Any]], str]
 
 
 def report_table(report: Mapping[str, Any]) -> str:
-    """Speeds, costs, ratios, what was not measured and why; of an object of `build_report`."""
+    """Speeds, costs, ratios, what differs, what was not measured and why; of an object of
+    `build_report`."""
     lines = [row("images per second", "median", "min", "max")]
     for result in report["results"]:
         speed = result["images_per_second"]
@@ -31,11 +32,23 @@ def report_table(report: Mapping[str, Any]) -> str:
     if report.get("stages"):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in report["stages"].items())
         lines += ["", f"time of one worker: {shares}"]
+    lines += _difference_lines(report.get("differs", {}))
     if report["not_measured"]:
         lines.append("")
     for name, reason in report["not_measured"].items():
         lines.append(f"not measured: {name}: {reason}")
     return "\n".join(lines)
+
+
+def _difference_lines(differs: Mapping[str, str]) -> list[str]:
+    """Of contestants that do the same work: what of it differs, and whose does not."""
+    if not differs:
+        return []
+    alike = ", ".join(name for name, told in differs.items() if not told)
+    lines = [f"differs: {name}: {told}" for name, told in differs.items() if told]
+    if alike:
+        lines.append(f"pixels of the reference bit for bit, each image once a pass: {alike}")
+    return ["", *lines]
 
 
 def _cost_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:

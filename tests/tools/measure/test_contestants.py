@@ -1,7 +1,10 @@
 """Who can be measured here, and what is said of who cannot."""
 
+from dataclasses import replace
+
 import torch
 
+from pipeline.backends import BACKENDS
 from tools.measure.contestants import NO_GPU, PEERS, Entrant, our_entrant
 
 
@@ -32,3 +35,17 @@ def test_the_names_of_the_peers_are_frozen() -> None:
         "torch", "torchvision", "stock-dali", "stock-dali-gpu", "webdataset", "ffcv",
     ]  # fmt: skip
     assert all(name == entrant.name for name, entrant in PEERS.items())
+
+
+def test_whoever_delivers_something_else_than_the_reference_says_so() -> None:
+    """That the others do not is held by test_feeds.py."""
+    everyone = [*PEERS.values(), *map(our_entrant, BACKENDS)]
+    told = {entrant.name: entrant.differs for entrant in everyone}
+    assert [name for name, differs in told.items() if not differs] == [
+        "torch", "torchvision", "dali-cpu", "numpy",
+    ]  # fmt: skip
+    ffcv = PEERS["ffcv"]
+    assert "fast DCT" in ffcv.differs and not replace(ffcv, encoding="raw").differs
+    assert "float16" in replace(our_entrant("dali-gpu"), encoding="raw").differs
+    both = PEERS["stock-dali-gpu"].differs
+    assert "decoder rounds" in both and both.endswith(f"; {PEERS['stock-dali'].differs}")

@@ -112,6 +112,21 @@ def test_the_table_shows_speeds_ratios_and_what_is_absent() -> None:
     ]
 
 
+def test_the_table_shows_what_differs_in_the_work_of_each() -> None:
+    """And says of whom nothing does."""
+    differs = {"dali-cpu": "", "ffcv": "pixels of another DCT", "torch": ""}
+    for told, lines in (
+        (differs, [
+            "differs: ffcv: pixels of another DCT",
+            "pixels of the reference bit for bit, each image once a pass: dali-cpu, torch",
+        ]),
+        ({"ffcv": "another order"}, ["differs: ffcv: another order"]),
+    ):  # fmt: skip
+        shown = report_table({**REPORT, "differs": told}).splitlines()
+        at = shown.index("not measured: webdataset: not installed")
+        assert shown[at - len(lines) - 2 : at] == ["", *lines, ""]
+
+
 def test_a_file_that_cannot_be_written_does_not_lose_the_measurement(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
