@@ -1,4 +1,4 @@
-"""README's loader, in a training loop with a model that is not ours, runs as it stands there."""
+"""README's loader runs as it stands there; what was measured is told by tables, not by hand."""
 
 import re
 import subprocess
@@ -33,3 +33,13 @@ def test_the_loader_s_example_trains_another_model_and_saves_its_place(
     saved = torch.load(tmp_path / "last.pt", weights_only=True)
     assert (saved["loader"]["epoch"], saved["loader"]["step"]) == (2, 0)
     assert saved["model"]["2.weight"].isfinite().all()
+
+
+def test_no_speed_was_typed_beside_the_tables_of_what_was_measured() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    measured = text.partition("\n## Measured\n")[2].partition("\n## ")[0]
+    prose, num_tables = re.subn(r"<!-- table: .*?<!-- end of table -->", "", measured, flags=re.S)
+    assert num_tables > 10
+    speed = r"[\d,.]*\d\s+images(?:/s|\s+(?:a|per)\s+second)"
+    assert re.findall(speed, "the step at 60,000 images\na second") == ["60,000 images\na second"]
+    assert re.findall(speed, prose) == []
