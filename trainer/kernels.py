@@ -32,8 +32,10 @@ DTYPES = tuple(PARTS)
 
 @dataclass(frozen=True, kw_only=True)
 class After:
-    """What follows a convolution and its bias: ReLU if `relu`, norm, max pooling with stride 2
-    unless pool_px is 1, ReLU if `relu_last`."""
+    """What follows a convolution and its bias.
+
+    ReLU if `relu`, norm, max pooling with stride 2 unless pool_px is 1, ReLU if `relu_last`.
+    """
 
     norm: nn.Module | None = None
     pool_px: int = 1
@@ -47,8 +49,14 @@ def is_fused(maps: Maps, after: After) -> bool:
 
 
 def fits(maps: Maps, after: After) -> bool:
-    """Whether `finish` computes such maps: channels-last, square, of types and norms it knows."""
+    """Whether `finish` computes such maps: channels-last, square, of types and norms it knows.
+
+    Not a ReLU that comes last without pooling: backward knows where it let nothing through from
+    the byte that is kept of each window.
+    """
     norm = after.norm
+    if after.relu_last and after.pool_px == 1:
+        return False
     knows = norm is None or isinstance(norm, nn.Identity)
     if isinstance(norm, ResponseNorm):
         channels = sum(x.shape[1] for x in maps) // norm.columns

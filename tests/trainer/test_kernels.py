@@ -1,5 +1,6 @@
 """The fused kernels are their plain forms, both ways: run by Triton's interpreter here."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -45,6 +46,8 @@ CASES: Sequence[Case] = (  # channels, side, what follows, whether biased, tenso
     (24, 7, After(pool_px=3, relu=False), False, 1, 1),  # where a convolution was removed
     (12, 7, After(norm=nn.BatchNorm2d(12), pool_px=3), True, 1, 2),
     (40, 5, After(norm=nn.BatchNorm2d(40)), True, 2, 1),
+    (12, 7, After(norm=nn.BatchNorm2d(12), pool_px=3, relu=False, relu_last=True), False, 1, 1),
+    (24, 6, After(pool_px=2, relu=False, relu_last=True), True, 1, 2),
 )
 
 
@@ -228,6 +231,12 @@ for module, names, given in (
         types = {"chosen": "*u8", "crop": "*i32"}
         types |= dict.fromkeys(("num_pixels", "num_elements", "crop_stride"), "i32")
         types |= {"divisor": "fp32", "images": "*fp16"}
+def test_a_late_relu_needs_a_pooling() -> None:
+    """Which pixels it let through is in the byte that is kept of each window."""
+    x, pooled = maps(12, 7, torch.float32), After(norm=norm(2), relu_last=True, pool_px=3)
+    assert fits((x,), pooled) and not fits((x,), dataclasses.replace(pooled, pool_px=1))
+
+
         types |= dict.fromkeys(("maps", "gradient", "out", "term", "scaled"), "*bf16")
         signature = {
             name: "constexpr" if name in given else types.get(name, "*fp32")
