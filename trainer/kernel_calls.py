@@ -1,4 +1,4 @@
-"""Calls of the kernels in trainer/triton_kernels.py, slab by slab of neighbouring channels.
+"""Calls of the kernels of what follows a convolution, slab by slab of neighbouring channels.
 
 Triton is imported only where they are used.
 """
@@ -52,14 +52,14 @@ def activate(how: How, bias: Tensor | None, maps: Maps) -> Maps:
 
 
 def launch_response(how: How, maps: Maps, outs: list[Tensor], chosen: list[Tensor]) -> None:
-    from trainer import triton_kernels
+    from trainer import triton_kernels, triton_response
 
     block = triton_kernels.OPTIONS["block_elements"]
     for given, out, choices in zip(
         _slabs(maps, how), _slabs(outs, how), _slabs(chosen, how), strict=True
     ):
         with torch.cuda.device(given.device if given.is_cuda else -1):  # Triton's is the current
-            triton_kernels.respond[(-(-out.numel() // block),)](
+            triton_response.respond[(-(-out.numel() // block),)](
                 given, out, choices, out.numel(), maps_stride=maps[0].shape[1],
                 out_stride=outs[0].shape[1], channels=given.shape[1], relu_last=how.relu_last,
                 k=how.k, alpha=how.alpha, beta=how.beta, block_elements=block, num_warps=4,
@@ -135,11 +135,11 @@ def launch_sums(
 
     With gradients: of what arrives at the normalised maps, and of that times the activations.
     """
-    from trainer import triton_kernels
+    from trainer import triton_kernels, triton_sums
 
     num_blocks, sums = triton_kernels.OPTIONS["num_blocks"], []
     arriving = gradients is not None
-    kernel = triton_kernels.sum_up_arriving if arriving else triton_kernels.sum_up
+    kernel = triton_sums.sum_up_arriving if arriving else triton_sums.sum_up
     own: dict[str, Any] = {"maps_stride": maps[0].shape[1], "biased": bias is not None}
     if gradients is not None:
         own |= {"out_stride": gradients[0].shape[1], **_pooling(how)}

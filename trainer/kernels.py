@@ -130,7 +130,7 @@ def _move_averages(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: 
 
 
 class _Finish(torch.autograd.Function):
-    """The kernels of trainer/triton_kernels.py; keeps the maps and a byte for each output."""
+    """Those of trainer/kernel_calls.py; keeps the maps and a byte for each output."""
 
     @staticmethod
     def forward(

@@ -1,7 +1,7 @@
 """Response norm over the pixels around a pixel in the same map, as Triton kernels.
 
 Maps are channels-last; a program takes a block of pixels and of neighbouring channels. Called by
-trainer/kernels.py, whose plain form is `trainer.layers.MapResponseNorm`.
+trainer/map_norm.py; its plain form is `trainer.layers.MapResponseNorm`.
 (Annotations of kernels are strings: Triton would look up any other name in them.)
 """
 

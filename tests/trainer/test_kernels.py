@@ -203,66 +203,6 @@ def test_a_network_of_kernels_has_the_gradients_of_the_plain_one() -> None:
     run_interpreted("from tests.trainer.test_kernels import train_fused; train_fused()")
 
 
-COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from trainer import triton_input, triton_kernels, triton_map_norm
-
-constants = {
-    "maps_stride": 96, "out_stride": 96, "channels": 48, "side": 55, "out_side": 27, "pool": 3,
-    "stride": 2, "biased": True, "relu": True, "relu_last": False, "kind": 1, "k": 2.0,
-    "alpha": 1e-4, "beta": 0.75, "parts": 2, "wide": False, "num_blocks": 4, "block_pixels": 64,
-    "block_channels": 64, "block_elements": 256, "summed": True, "size": 5, "backward": True,
-}
-of_input = {"kind": 0, "size": 256, "side": 224, "rows": 57, "block_px": 4, "block": 1024}
-after = ("finish", "respond", "finish_backward", "sum_up", "sum_up_arriving")
-for module, names, given in (
-    (triton_kernels, after, constants),
-    (triton_kernels, ("finish",), constants | {"kind": 0, "relu_last": True}),
-    (triton_kernels, ("finish",), constants | {"kind": 2}),
-    (triton_kernels, ("finish_backward",), constants | {"kind": 0, "pool": 1, "stride": 1}),
-    (triton_kernels, ("finish_backward",), constants | {"kind": 2}),
-    (triton_kernels, ("finish_backward",), constants | {"parts": 3, "relu": False}),
-    (triton_map_norm, ("normalise", "subtract_terms"), constants),
-    (triton_input, ("prepare",), of_input),
-):
-    for kernel in (getattr(module, name) for name in names):
-        types = {"chosen": "*u8", "crop": "*i32"}
-        types |= dict.fromkeys(("num_pixels", "num_elements", "crop_stride"), "i32")
-        types |= {"divisor": "fp32", "images": "*fp16"}
-def test_a_late_relu_needs_a_pooling() -> None:
-    """Which pixels it let through is in the byte that is kept of each window."""
-    x, pooled = maps(12, 7, torch.float32), After(norm=norm(2), relu_last=True, pool_px=3)
-    assert fits((x,), pooled) and not fits((x,), dataclasses.replace(pooled, pool_px=1))
-
-
-        types |= dict.fromkeys(("maps", "gradient", "out", "term", "scaled"), "*bf16")
-        signature = {
-            name: "constexpr" if name in given else types.get(name, "*fp32")
-            for name in kernel.arg_names
-        }
-        own = {name: value for name, value in given.items() if name in kernel.arg_names}
-        options = {"num_stages": 1, "enable_fp_fusion": module.OPTIONS["enable_fp_fusion"]}
-        source = ASTSource(kernel, signature, own)
-        built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-        assert ".target sm_90" in built.asm["ptx"]
-"""
-
-
-@needs_triton
-@pytest.mark.slow
-def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
-    """To the machine code of an H100 or H200, in an empty cache."""
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", COMPILE],
-        check=True,
-        timeout=600,
-        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
-        cwd=ROOT,
-    )
-
-
 def test_without_a_gpu_the_kernels_are_left_alone() -> None:
     x, after = maps(12, 7, torch.float32), After(norm=norm(2))
     assert fits((x,), after) and not is_fused((x,), after) and not is_norm_fused(x)
@@ -289,6 +229,12 @@ def test_maps_that_the_kernels_do_not_know_take_the_plain_form(
     x: Tensor, layer: nn.Module
 ) -> None:
     assert not fits((x,), After(norm=layer))
+
+
+def test_a_late_relu_needs_a_pooling() -> None:
+    """Which pixels it let through is in the byte that is kept of each window."""
+    x, pooled = maps(12, 7, torch.float32), After(norm=norm(2), relu_last=True, pool_px=3)
+    assert fits((x,), pooled) and not fits((x,), dataclasses.replace(pooled, pool_px=1))
 
 
 @needs_triton
