@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline.atomic import write_whole
 from trainer.checkpoint_writer import LAST_NAME
 from trainer.config import RunConfig
+from trainer.description import CONFIG_NAME
 
-NOTE_NAME = "init_from.json"
+NOTE_NAME = "init_from.json"  # where it lay, as the first rank called it
 
 
 def needs_origin(config: RunConfig) -> bool:
@@ -16,36 +19,54 @@ def needs_origin(config: RunConfig) -> bool:
     return config.init_from is not None and not (config.folder / LAST_NAME).exists()
 
 
-def origin_digest(config: RunConfig) -> str | None:
+def origin_digest(config: RunConfig, *, is_first: bool = True) -> str | None:
     """SHA-256 of the checkpoint that --init-from names; None where it names none.
 
-    A run that is resumed with the name it began with takes the digest noted then: the file may
-    have changed since, or be gone. ValueError where another name cannot be read.
+    A run that is resumed takes the digest it began with: the file may have changed since, or be
+    gone. Only where the first rank is given another name that can be read, it is that file's, to
+    be refused if it is another; each machine may have a name of its own. ValueError where a run
+    that begins cannot read the file.
     """
     path, folder = config.init_from, config.folder
     if path is None:
         return None
-    noted = {} if needs_origin(config) else _read_note(folder)
-    if noted.get("path") == str(path.absolute()):
-        return noted["sha256"]
+    began = None if needs_origin(config) else _digest_of_begin(folder)
+    noted = _read(folder / NOTE_NAME).get("path")
+    if began is not None and (not is_first or noted == str(path.absolute())):
+        return began
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        began = f"; the run in {folder} began with {noted['path']}: give that" if noted else ""
-        raise ValueError(f"--init-from {path} cannot be read: {error.strerror}{began}") from error
+        told = f"--init-from {path} cannot be read: {error.strerror}"
+        if began is None:
+            raise ValueError(told) from error
+    of = f" of {noted}" if isinstance(noted, str) else ""
+    print(f"warning: {told}; the run goes on, it has its own weights{of}", file=sys.stderr)
+    return began
 
 
-def note_origin(folder: Path, path: Path, digest: str) -> None:
-    """Notes in the run folder what `origin_digest` gave; OSError as the file system raises it."""
-    note = {"path": str(path.absolute()), "sha256": digest}
-    write_whole(folder / NOTE_NAME, json.dumps(note).encode() + b"\n")
+def note_origin(folder: Path, path: Path) -> None:
+    """Notes in the run folder where the checkpoint lies; not of one that is gone.
+
+    OSError as the file system raises it.
+    """
+    if path.exists():
+        note = json.dumps({"path": str(path.absolute())})
+        write_whole(folder / NOTE_NAME, note.encode() + b"\n")
 
 
-def _read_note(folder: Path) -> dict[str, str]:
-    """What `note_origin` wrote; empty where there is nothing of that kind."""
+def _digest_of_begin(folder: Path) -> str | None:
+    """What the run's configuration says; None where it says nothing of that kind."""
+    origin = _read(folder / CONFIG_NAME).get("init_from")
+    digest = origin.get("sha256") if isinstance(origin, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none."""
     try:
-        note = json.loads((folder / NOTE_NAME).read_bytes())
-        return {"path": note["path"], "sha256": note["sha256"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}

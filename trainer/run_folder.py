@@ -70,8 +70,7 @@ class RunFolder:
         path = self.path / SHARDS_NAME
         self._write(str(path), partial(write_whole, path, text.encode() + b"\n"))
         if init_from is not None:
-            digest = description["init_from"]["sha256"]
-            note = partial(note_origin, self.path, init_from, digest)
+            note = partial(note_origin, self.path, init_from)
             self._write(str(self.path / NOTE_NAME), note)
 
     def say(self, *lines: str) -> None:

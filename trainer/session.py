@@ -38,7 +38,7 @@ class Session:
         require_same(options_of(config), self.world.ranks, self.device)
         self.parts = parts = plan_parts(config, self.world)
         self.preset, self.layout = parts.preset, parts.layout
-        digest = origin_digest(config)
+        digest = origin_digest(config, is_first=self.world.is_first)
         self.description = describe(config, self.preset, parts.dataset, digest)
         require_same(self.description, self.layout.ranks, self.device)
         self.folder = config.folder

@@ -26,7 +26,8 @@ def config(tmp_path: Path) -> RunConfig:
 def go_on(config: RunConfig) -> None:
     """Puts the folder in the state of a run that has saved."""
     assert config.init_from is not None
-    note_origin(config.folder, config.init_from, DIGEST)
+    note_origin(config.folder, config.init_from)
+    (config.folder / "config.json").write_text(json.dumps({"init_from": {"sha256": DIGEST}}))
     (config.folder / "last.safetensors").touch()
 
 
@@ -60,22 +61,68 @@ def test_before_the_first_checkpoint_the_file_is_looked_at_again(config: RunConf
 def test_a_file_of_another_name_is_told_by_its_content(config: RunConfig) -> None:
     go_on(config)
     other = config.folder.parent / "other"
-    moved = dataclasses.replace(config, init_from=other)
-    with pytest.raises(ValueError, match="other cannot be read: .*run began with .*old: "):
-        origin_digest(moved)
     other.write_bytes(b"abc")
+    moved = dataclasses.replace(config, init_from=other)
     assert origin_digest(moved) == DIGEST
     other.write_bytes(b"abcd")
     assert origin_digest(moved) != DIGEST
 
 
-@pytest.mark.parametrize("note", [None, b"", b"{}", b"[1]", b'{"path": "a"}', b"\xff"])
-def test_without_a_whole_note_the_file_is_looked_at(config: RunConfig, note: bytes | None) -> None:
+def test_a_run_that_goes_on_needs_no_file_whatever_its_name(
+    config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the run folder has moved to another machine, say. It is told, and the note stays."""
     go_on(config)
-    path = config.folder / NOTE_NAME
+    gone = config.folder.parent / "gone"
+    assert origin_digest(dataclasses.replace(config, init_from=gone)) == DIGEST
+    err = capsys.readouterr().err
+    assert f"--init-from {gone} cannot be read: No such file or directory; the run goes on" in err
+    assert err.endswith(f"it has its own weights of {config.init_from}\n")
+    note_origin(config.folder, gone)
+    note = json.loads((config.folder / NOTE_NAME).read_bytes())
+    assert note == {"path": str(config.init_from)}
+
+
+@pytest.mark.parametrize("content", [None, b"changed"], ids=["gone", "changed"])
+def test_a_machine_may_call_the_file_by_another_name(
+    config: RunConfig, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To begin with, each reads its own; a run that goes on asks the first rank alone."""
+    own = dataclasses.replace(config, init_from=config.folder.parent / "own name")
+    assert own.init_from is not None
+    with pytest.raises(ValueError, match="own name cannot be read"):
+        origin_digest(own, is_first=False)
+    own.init_from.write_bytes(b"abcd")
+    assert origin_digest(own, is_first=False) not in (None, DIGEST)
+    go_on(config)
+    own.init_from.unlink() if content is None else own.init_from.write_bytes(content)
+    assert origin_digest(own, is_first=False) == DIGEST
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("note", [None, b"", b"{}", b"[1]", b'{"path": 1}', b"\xff"])
+def test_without_a_whole_note_a_file_that_is_there_is_looked_at(
+    config: RunConfig, note: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go_on(config)
+    path, old = config.folder / NOTE_NAME, config.folder.parent / "old"
     path.unlink() if note is None else path.write_bytes(note)
+    old.write_bytes(b"changed")
+    assert origin_digest(config) != DIGEST
+    old.unlink()
     assert origin_digest(config) == DIGEST
-    (config.folder.parent / "old").unlink()
+    assert capsys.readouterr().err.endswith("it has its own weights\n")
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"init_from": 1}'])
+def test_where_the_folder_does_not_say_what_it_began_with_the_file_is_needed(
+    config: RunConfig, text: str | None
+) -> None:
+    go_on(config)
+    path, old = config.folder / "config.json", config.folder.parent / "old"
+    path.unlink() if text is None else path.write_text(text)
+    assert origin_digest(config) == DIGEST
+    old.unlink()
     with pytest.raises(ValueError, match="old cannot be read: No such file or directory$"):
         origin_digest(config)
 
@@ -104,9 +151,7 @@ def test_a_run_goes_on_without_the_file_as_it_would_with_it(
         assert session.epoch == 1 and session.run()
     ends = [(each.folder / "last.safetensors").read_bytes() for each in (whole, stopped)]
     assert ends[0] == ends[1]
-    config = json.loads((stopped.folder / "config.json").read_bytes())
-    note = json.loads((stopped.folder / NOTE_NAME).read_bytes())
-    assert note == {"path": str(source), "sha256": config["init_from"]["sha256"]}
+    assert json.loads((stopped.folder / NOTE_NAME).read_bytes()) == {"path": str(source)}
     with pytest.raises(ValueError, match="source/last.safetensors"):
         Session(dataclasses.replace(stopped, out=tmp_path / "new"))
     other = dataclasses.replace(stopped, init_from=whole.folder / "last.safetensors")
