@@ -51,10 +51,11 @@ def known_forms(model: AlexNet, forms: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def forms_told(forms: Mapping[str, str]) -> str:
-    """The forms in words."""
+def forms_told(forms: Mapping[str, str], *, resumed: bool) -> str:
+    """The forms in words; resumed: they are those of a checkpoint."""
     told = ", ".join(f"{name} {form}" for name, form in forms.items())
-    return f"convolutions: {told or 'all plain'}, as is fastest here"
+    reason = "as the run began" if resumed else "as is fastest here"
+    return f"convolutions: {told or 'all plain'}, {reason}"
 
 
 def _circumstances(

@@ -8,7 +8,8 @@ from pipeline.loader import Batch, Loader, LoaderConfig
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.moments import Statistics, read_statistics
 from trainer.ceiling import first_batch, measure_ceiling
-from trainer.chosen_forms import find_forms, forms_told
+from trainer.checkpoint import Checkpoint
+from trainer.chosen_forms import find_forms, forms_told, known_forms
 from trainer.config import WIRE_DTYPES, RunConfig, asked_preset, notes, resolve_preset
 from trainer.loop import Trainer, why_eager
 from trainer.model import AlexNet
@@ -60,10 +61,18 @@ class Parts:
             return f"step: kernel by kernel: {self.eager_reason}"
         return "step: one CUDA graph"
 
-    def introduction(self, loader: str, forms: Mapping[str, str]) -> list[str]:
+    @property
+    def chooses_forms(self) -> bool:
+        """Whether convolutions are computed in other than their plain form: on a GPU."""
+        return self.world.device.type == "cuda"
+
+    def introduction(
+        self, loader: str, forms: Mapping[str, str], *, resumed: bool = False
+    ) -> list[str]:
         """What the run is about to do, line by line.
 
-        loader: in words, what feeds it; forms: of its convolutions, where they are not plain.
+        loader: in words, what feeds it; forms: of its convolutions, where they are not plain;
+        resumed: whether they are those of a checkpoint.
         """
         config, training = self.config, self.preset.training
         num_train, num_val = (
@@ -78,22 +87,40 @@ class Parts:
             f"{explain_precision(self.precision, self.world.device)}",
             f"loader: {loader}; run folder: {config.folder}",
             *(told for told in (self.mode_told, self.step_told) if told),
-            *([forms_told(forms)] if forms else []),
+            *([forms_told(forms, resumed=resumed)] if forms else []),
             *notes(config, self.preset),
         ]
 
     def model(self) -> AlexNet:
-        """The network with its first weights, on this rank's device; there in its fastest forms.
+        """The `plain_model` with its convolutions in the forms of a run that begins.
 
-        Every rank calls it. On a CPU, and with --no-compile, forms are plain.
+        Every rank calls it.
         """
-        built = build_model(
+        built = self.plain_model()
+        built.forms = self.forms(built)
+        return built
+
+    def plain_model(self) -> AlexNet:
+        """The network with its first weights, on this rank's device."""
+        return build_model(
             self.preset, self.dataset.classes, self.config, self.statistics, self.layout
         ).place(self.world.device)
-        if self.world.device.type == "cuda" and self.config.compile:
-            arithmetic = Arithmetic(self.precision, self.world.device)
-            built.forms = find_forms(built, self._num_images, arithmetic, self.layout.ranks)
-        return built
+
+    def forms(self, model: AlexNet, checkpoint: Checkpoint | None = None) -> dict[str, str]:
+        """How the network's convolutions are computed; those that are not named, plainly.
+
+        Of a run that begins, the fastest; every rank calls it. They round differently, so one
+        that goes on from `checkpoint` keeps those it began with. On a CPU, and in what begins with
+        --no-compile, all are plain.
+        """
+        if not self.chooses_forms:
+            return {}
+        if checkpoint is not None:
+            return known_forms(model, checkpoint.progress.get("forms", {}))
+        if not self.config.compile:
+            return {}
+        arithmetic = Arithmetic(self.precision, self.world.device)
+        return find_forms(model, self._num_images, arithmetic, self.layout.ranks)
 
     @property
     def _num_images(self) -> int:
@@ -131,13 +158,15 @@ class Parts:
         val_config = val_config.rendered_as(train.settings, train.backend)
         return train, stack.enter_context(Loader(val_config))
 
-    def measure_ceiling(self, feed: ResumableFeed) -> float:
+    def measure_ceiling(self, feed: ResumableFeed, forms: Mapping[str, str]) -> float:
         """Images per second of the step alone, on a network that is thrown away.
 
-        feed: whose next batch it is shown again and again; its place stays. Every rank calls it.
+        feed: whose next batch it is shown again and again; its place stays. forms: those of the
+        run. Every rank calls it.
         """
-        rehearsal = self.trainer(self.model(), len(feed))
-        return measure_ceiling(rehearsal, first_batch(feed))
+        model = self.plain_model()
+        model.forms = dict(forms)
+        return measure_ceiling(self.trainer(model, len(feed)), first_batch(feed))
 
     def loader_config(self, split: str, *, training: bool) -> LoaderConfig:
         """What feeds it, or validates it."""

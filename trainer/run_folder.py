@@ -12,8 +12,10 @@ import torch
 from pipeline.atomic import is_local, remove_temporaries, write_whole
 from pipeline.loader import Batch
 from pipeline.messages import explain
+from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.checkpoint_writer import LAST_NAME
 from trainer.collectives import Group
-from trainer.description import claim_folder
+from trainer.description import claim_folder, differences
 from trainer.folder_lock import FolderLock
 from trainer.loop import Feed
 from trainer.metrics import Report
@@ -78,17 +80,28 @@ class RunFolder:
         if self._is_first:
             print(*lines, sep="\n", flush=True)
 
-    def resume(self, step: int) -> None:
-        """Drops metrics past the checkpoint of that step; -1 where there is none.
+    def last_checkpoint(self, description: dict[str, Any]) -> Checkpoint | None:
+        """What the run of that description goes on from; None where it begins.
 
-        ValueError where the ranks found checkpoints of different steps.
+        ValueError where it is damaged, of another run, or not the same for all ranks.
         """
+        path = self.path / LAST_NAME
+        checkpoint = load_checkpoint(path) if path.exists() else None
+        if checkpoint and (different := differences(checkpoint.config, description)):
+            raise ValueError(
+                f"{path} is of another run: {'; '.join(different)}. Put its own back, or delete it"
+            )
+        step = checkpoint.progress["step"] if checkpoint else -1
         steps = self._ranks.all_gather(torch.tensor([step], device=self._device), 0).tolist()
         if len(set(steps)) > 1:
             raise ValueError(
                 f"{self.path} holds different checkpoints for different processes, of steps "
                 f"{steps}; give an --out on a disk that all machines share"
             )
+        return checkpoint
+
+    def resume(self, step: int) -> None:
+        """Drops metrics past the checkpoint of that step; -1 where there is none."""
         if self._is_first:
             self._sinks.resume(step)
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import Checkpoint
 from trainer.checkpoint_writer import BEST_NAME, LAST_NAME, CheckpointWriter, epoch_name
 from trainer.config import RunConfig, find_device
-from trainer.description import describe, differences
+from trainer.description import describe
 from trainer.evaluate import Errors, evaluate
 from trainer.guard import LossNotFinite
 from trainer.interrupt import stop_request
@@ -50,24 +50,25 @@ class Session:
         self.best_top1_error = self._best_before = 2.0  # worse than any
         self.ceiling: float | None = None  # images per second of the step alone
         self.last_report: Report | None = None  # of this process
-        self.model = parts.model()
-        self.records.claim(self.description, config.shards, config.init_from)
-        self.writer = CheckpointWriter(
-            self.folder, self.layout.ranks, self.device, config.save_every_minutes
-        )
-        self.trace = StepTrace(
-            self.folder / trace_name(self.world.rank), config.profile, self.device
-        )
+        self.model = parts.plain_model()
         with ExitStack() as stack:
             stack.callback(self.records.close)
+            self.records.claim(self.description, config.shards, config.init_from)
+            checkpoint = self.records.last_checkpoint(self.description)
+            self.model.forms = parts.forms(self.model, checkpoint)
+            self.writer = CheckpointWriter(
+                self.folder, self.layout.ranks, self.device, config.save_every_minutes
+            )
+            self.trace = StepTrace(
+                self.folder / trace_name(self.world.rank), config.profile, self.device
+            )
             stack.callback(self.trace.close)
             stack.callback(self.writer.close)
             self.train_feed, self.val_feed = parts.open_feeds(stack)
             self.trainer = parts.trainer(self.model, len(self.train_feed))
-            self.records.say(
-                *parts.introduction(self.train_feed.description, self.model.forms)
-            )
-            self._resume()
+            told = self.train_feed.description, self.model.forms
+            self.records.say(*parts.introduction(*told, resumed=checkpoint is not None))
+            self._resume(checkpoint)
             self.retrace = Retrace(self.trainer, self.train_feed)
             self.retrace.keep()
             self.trainer.when_good = self.retrace.keep
@@ -83,7 +84,7 @@ class Session:
             done = f"all {self.num_epochs} epochs are done; nothing to do"
             self.records.say(f"{self.folder}: {done}")
         elif self.config.fed_ratio:
-            self.ceiling = self.parts.measure_ceiling(self.train_feed)
+            self.ceiling = self.parts.measure_ceiling(self.train_feed, self.model.forms)
             self.records.say(f"the step alone, on one batch: {self.ceiling:,.0f} images/s")
         agreed = Agreement(self.world)
         with stop_request(quiet=not self.world.is_first, to_the_end=is_rank()) as asked:
@@ -232,21 +233,16 @@ class Session:
             self.best_top1_error = self._best_before
         return lost
 
-    def _resume(self) -> None:
-        """Takes up the last checkpoint where there is one, and drops what was told after it."""
-        path = self.folder / LAST_NAME
-        if not path.exists():
+    def _resume(self, checkpoint: Checkpoint | None) -> None:
+        """Takes a checkpoint up where there is one, and drops what was told after it."""
+        if checkpoint is None:
             self.records.resume(-1)
             return
-        checkpoint = load_checkpoint(path)
-        if different := differences(checkpoint.config, self.description):
-            raise ValueError(
-                f"{path} is of another run: {'; '.join(different)}. Put its own back, or delete it"
-            )
         restore(checkpoint, self.trainer, self.train_feed)
         progress: dict[str, Any] = checkpoint.progress
         self.epoch = progress["epoch"]
         self.best_top1_error = progress["best_top1_error"]
         self.totals = Totals(**progress["totals"])
         self.records.resume(self.trainer.step)
-        self.records.say(f"resuming {path}: {self.epoch} epochs done, {self.trainer.step} steps")
+        done = f"{self.epoch} epochs done, {self.trainer.step} steps"
+        self.records.say(f"resuming {self.folder / LAST_NAME}: {done}")

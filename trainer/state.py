@@ -7,7 +7,6 @@ import torch
 
 from pipeline.manifest import Dataset
 from trainer.checkpoint import Checkpoint, load_model
-from trainer.chosen_forms import known_forms
 from trainer.guard import require_finite
 from trainer.loop import Feed, Trainer
 from trainer.optimizer import learning_rates, load_momentum, momentum_state
@@ -72,7 +71,10 @@ def capture(
 
 
 def restore(checkpoint: Checkpoint, trainer: Trainer, feed: ResumableFeed) -> None:
-    """Puts trainer and feed where `capture` found them; ValueError where they do not fit."""
+    """Puts trainer and feed where `capture` found them; ValueError where they do not fit.
+
+    Not the forms of convolutions, which the network has from the beginning.
+    """
     load_model(trainer.model, checkpoint)
     rates, part = checkpoint.progress["learning_rates"], trainer.layout.part_state
     load_momentum(trainer.model, trainer.optimizer, part(checkpoint.momentum), rates)
@@ -81,6 +83,4 @@ def restore(checkpoint: Checkpoint, trainer: Trainer, feed: ResumableFeed) -> No
     trainer.arithmetic.load_state_dict(checkpoint.arithmetic)
     trainer.schedule.load_state_dict(checkpoint.schedule)
     trainer.step = checkpoint.progress["step"]
-    if trainer.device.type == "cuda":  # they round differently: a run keeps those it began with
-        trainer.model.forms = known_forms(trainer.model, checkpoint.progress.get("forms", {}))
     feed.load_state_dict(checkpoint.loader)

@@ -138,5 +138,8 @@ def test_forms_are_measured_for_real_and_give_the_plain_network() -> None:
 
 
 def test_a_choice_is_told_in_words() -> None:
-    assert forms_told({"conv1": "unshuffled"}).startswith("convolutions: conv1 unshuffled, as")
-    assert "all plain" in forms_told({})
+    forms = {"conv1": "unshuffled", "conv2": "split"}
+    told = "convolutions: conv1 unshuffled, conv2 split"
+    assert forms_told(forms, resumed=False) == f"{told}, as is fastest here"
+    assert forms_told(forms, resumed=True) == f"{told}, as the run began"
+    assert forms_told({}, resumed=True) == "convolutions: all plain, as the run began"

@@ -1,15 +1,20 @@
-"""What happens to a run's files when the disk is full."""
+"""What a run folder goes on from, and what happens to its files when the disk is full."""
 
 import errno
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.config import RunConfig
+from trainer.parallel import ALONE
+from trainer.run_folder import RunFolder
 from trainer.session import Session
 from trainer.sinks import MetricsFile
 from trainer.world import Wish
@@ -80,3 +85,39 @@ def test_a_run_notes_where_its_shards_lie_whatever_they_were_called(
         Session(asked).close()
         noted = json.loads((tmp_path / "run" / "shards.json").read_bytes())
         assert noted == {"folder": str(tmp_path / name)}
+
+
+def save_run(folder: Path, step: int) -> None:
+    checkpoint = Checkpoint(
+        model={"fc8.bias": torch.zeros(3)}, momentum={}, config={"width": 0.5, "seed": 1},
+        progress={"step": step}, schedule={}, loader={}, made_by={},
+    )  # fmt: skip
+    save_checkpoint(folder / "last.safetensors", checkpoint)
+
+
+def test_a_run_goes_on_from_its_own_last_checkpoint(tmp_path: Path) -> None:
+    records = RunFolder(tmp_path, ALONE.ranks, torch.device("cpu"))
+    assert records.last_checkpoint({"width": 0.5, "seed": 1}) is None
+    save_run(tmp_path, 7)
+    found = records.last_checkpoint({"width": 0.5, "seed": 1})
+    assert found and found.progress == {"step": 7}
+    message = "last.safetensors is of another run: seed is 1, asked for 2. Put its own back, or"
+    with pytest.raises(ValueError, match=message):
+        records.last_checkpoint({"width": 0.5, "seed": 2})
+    (tmp_path / "last.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="last.safetensors is no whole safetensors file"):
+        records.last_checkpoint({"width": 0.5, "seed": 1})
+
+
+def test_ranks_that_find_different_checkpoints_are_told(tmp_path: Path) -> None:
+    """Of two ranks this is the second; the first, on another machine, has found none."""
+
+    def all_gather(tensor: Tensor, axis: int) -> Tensor:
+        return torch.cat([torch.tensor([-1]), tensor], axis)
+
+    ranks: Any = SimpleNamespace(rank=1, size=2, all_gather=all_gather)
+    records = RunFolder(tmp_path, ranks, torch.device("cpu"))
+    assert records.last_checkpoint({"width": 0.5, "seed": 1}) is None
+    save_run(tmp_path, 7)
+    with pytest.raises(ValueError, match=r"for different processes, of steps \[-1, 7\]; give"):
+        records.last_checkpoint({"width": 0.5, "seed": 1})

@@ -85,21 +85,3 @@ def test_weights_that_are_no_numbers_are_not_kept() -> None:
         trainer.model.fc7.weight[0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="fc7.weight after step 2 is not finite"):
         captured(trainer, feed)
-
-
-@pytest.mark.parametrize(("device", "resumed"), [("cuda", "dense"), ("cpu", "")])
-def test_a_run_keeps_the_forms_it_began_with_on_a_gpu(device: str, resumed: str) -> None:
-    """Others round differently; on a CPU none but the plain ones are taken."""
-    first, second = make_trainer(PAPER), make_trainer(PAPER)
-    first.model.forms = {"conv2": "dense"}
-    second.model.forms = {"conv1": "unshuffled"} if device == "cuda" else {}
-    checkpoint = captured(first, Feed(NUM_STEPS))
-    second.device = torch.device(device)
-    restore(checkpoint, second, Feed(NUM_STEPS))
-    assert second.model.forms == ({"conv2": resumed} if resumed else {})
-    checkpoint.progress["forms"] = {"conv2": "of another version", "conv9": "plain"}
-    restore(checkpoint, second, Feed(NUM_STEPS))
-    assert second.model.forms == {}
-    del checkpoint.progress["forms"]  # as before there were any: all were plain
-    restore(checkpoint, second, Feed(NUM_STEPS))
-    assert second.model.forms == {}
