@@ -41,8 +41,11 @@ def origin_digest(config: RunConfig, *, is_first: bool = True) -> str | None:
         told = f"--init-from {path} cannot be read: {error.strerror}"
         if began is None:
             raise ValueError(told) from error
-    of = f" of {noted}" if isinstance(noted, str) else ""
-    print(f"warning: {told}; the run goes on, it has its own weights{of}", file=sys.stderr)
+    noted_name = f" (it began with {noted})" if isinstance(noted, str) else ""
+    print(
+        f"warning: {told}; the run goes on without, from its own checkpoint{noted_name}",
+        file=sys.stderr,
+    )
     return began
 
 

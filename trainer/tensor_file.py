@@ -61,8 +61,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return tensors, header.get("__metadata__", {})
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such checkpoint; {MEND}") from error
-    except (SafetensorError, OSError) as error:
+        trains = "trainer/run.py --shards DIR trains a network and saves it in its run folder"
+        raise ValueError(f"{path}: no such checkpoint; {trains}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}); {MEND}") from error
 
 

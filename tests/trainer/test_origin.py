@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_needs_no_file_whatever_its_name(
     assert origin_digest(dataclasses.replace(config, init_from=gone)) == DIGEST
     err = capsys.readouterr().err
     assert f"--init-from {gone} cannot be read: No such file or directory; the run goes on" in err
-    assert err.endswith(f"it has its own weights of {config.init_from}\n")
+    assert err.endswith(f"from its own checkpoint (it began with {config.init_from})\n")
     note_origin(config.folder, gone)
     note = json.loads((config.folder / NOTE_NAME).read_bytes())
     assert note == {"path": str(config.init_from)}
@@ -111,7 +111,7 @@ def test_without_a_whole_note_a_file_that_is_there_is_looked_at(
     assert origin_digest(config) != DIGEST
     old.unlink()
     assert origin_digest(config) == DIGEST
-    assert capsys.readouterr().err.endswith("it has its own weights\n")
+    assert capsys.readouterr().err.endswith("from its own checkpoint\n")
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"init_from": 1}'])
