@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pipeline.atomic import write_whole
+from pipeline.atomic import require_place, write_whole
 from pipeline.backends import BACKENDS
 from pipeline.locations import Location
 from pipeline.messages import clear_errors
@@ -48,6 +48,8 @@ def main(
     Of several, also those of their averaged probabilities; their classes must be the same, widths
     and presets need not.
     """
+    if json_path is not None:
+        require_place(json_path, "--json")
     report = Evaluation(
         checkpoints=checkpoints, shards=shards, split=split, views=int(views), backend=backend,
         device=device, batch_size=batch_size, staging=staging,

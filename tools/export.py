@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.atomic import write_whole
+from pipeline.atomic import require_place, write_whole
 from pipeline.messages import clear_errors
 from tools.interchange import INPUT, SAFETENSORS_INPUT, TOLERANCE, to_onnx, to_safetensors
 from trainer.checkpoint import load_checkpoint, require_finite
@@ -31,6 +31,7 @@ def main(checkpoint: Path, out: Path) -> None:
     """
     if out.suffix not in (".onnx", ".safetensors"):
         raise click.UsageError(f"--out is {out}, must end with .onnx or .safetensors")
+    require_place(out, "--out")
     found = load_checkpoint(checkpoint)
     require_finite(found, str(checkpoint))
     if out.exists() and out.samefile(checkpoint):

@@ -111,6 +111,7 @@ def test_what_does_not_fit_is_refused_with_1(
         (tmp_path / "cut.safetensors", shard_folder, (), "no whole safetensors file"),
         (diverged, shard_folder, (), "nan.safetensors: fc7.weight holds values that are not"),
         (checkpoint, shard_folder, ("--split", "test"), "no split 'test'"),
+        (tmp_path / "none", shard_folder, ("--json", tmp_path / "no/a.json"), "--json: there"),
     ):
         result = call(path, shards, *options)
         assert result.exit_code == 1 and message in result.output

@@ -34,6 +34,14 @@ def test_another_suffix_is_a_usage_error(run_folder: Path, tmp_path: Path) -> No
     assert result.exit_code == 2 and "must end with .onnx or .safetensors" in result.output
 
 
+def test_a_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "it.onnx").mkdir()
+    for place, message in (("no/net.onnx", "there is no folder"), ("it.onnx", "is a folder")):
+        result = call(tmp_path / "no checkpoint either", "--out", tmp_path / place)
+        assert result.exit_code == 1 and "error: --out: " in result.output
+        assert message in result.output
+
+
 def test_the_checkpoint_is_not_written_over(run_folder: Path, tmp_path: Path) -> None:
     """Its momentum and its place in the run would be lost."""
     path, link = tmp_path / "last.safetensors", tmp_path / "net.safetensors"
