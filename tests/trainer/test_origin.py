@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 
+from tests.trainer.ranks import run_ranks
 from trainer.config import RunConfig
 from trainer.origin import NOTE_NAME, needs_origin, note_origin, origin_digest
 from trainer.session import Session
+from trainer.world import World
 
 DIGEST = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180-4
 
@@ -157,3 +161,34 @@ def test_a_run_goes_on_without_the_file_as_it_would_with_it(
     other = dataclasses.replace(stopped, init_from=whole.folder / "last.safetensors")
     with pytest.raises(ValueError, match="another configuration: init_from.sha256 is"):
         Session(other)
+
+
+def tune_and_go_on(config: RunConfig, folder: Path) -> int:
+    """On each rank, whose machine has the file by another name; then the files are gone."""
+    rank = dist.get_rank()
+    world = World(device=torch.device("cpu"), rank=rank, size=2, local_size=2)
+    own = dataclasses.replace(config, init_from=folder / f"of-rank-{rank}")
+    with Session(dataclasses.replace(own, limit_steps=1), world) as session:
+        assert session.run()
+    dist.barrier()
+    (folder / f"of-rank-{rank}").unlink()
+    with Session(dataclasses.replace(own, limit_steps=2), world) as session:
+        assert session.run()
+        return session.trainer.step
+
+
+def test_machines_of_a_run_may_have_the_file_in_different_places(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    small = RunConfig(
+        shards=shard_folder, preset="paper", batch_size=8, width=1 / 32, backend="numpy",
+        device="cpu", epochs=1, limit_steps=1, out=tmp_path / "source",
+    )  # fmt: skip
+    with Session(small) as session:
+        assert session.run()
+    for rank in range(2):
+        (tmp_path / f"of-rank-{rank}").write_bytes(
+            (tmp_path / "source" / "last.safetensors").read_bytes()
+        )
+    tuned = dataclasses.replace(small, out=tmp_path / "tuned")
+    assert run_ranks(2, tune_and_go_on, tuned, tmp_path) == [2, 2]
