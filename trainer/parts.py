@@ -29,8 +29,9 @@ from trainer.world import World
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """A run before anything of it is built. preset: with the run's own epochs, batch and rate.
+    """A run before anything of it is built.
 
+    asked: the preset as it was asked for; preset: with the run's own epochs, batch and rate.
     mode_told: who holds what and why, in words; "" where this process is alone.
     """
 
@@ -38,6 +39,7 @@ class Parts:
     world: World
     dataset: Dataset
     statistics: Statistics
+    asked: Preset
     preset: Preset
     precision: str
     layout: Layout
@@ -78,7 +80,7 @@ class Parts:
         num_train, num_val = (
             config.overfit or self.dataset.num_samples(split) for split in ("train", "val")
         )
-        own = asked_preset(config).training.batch_size
+        own = self.asked.training.batch_size
         lowered = f" (the preset's is {own:,})" if training.batch_size != own else ""
         return [
             f"{self.preset.name}: {training.epochs} epochs of {num_train:,} images in "
@@ -217,6 +219,7 @@ def plan_parts(config: RunConfig, world: World) -> Parts:
         world=world,
         dataset=dataset,
         statistics=statistics,
+        asked=asked_preset(config),
         preset=preset,
         precision=precision,
         layout=layout,

@@ -195,9 +195,10 @@ class Session:
         last = self.folder / LAST_NAME
         began = self.retrace.blame(error) if isinstance(error, LossNotFinite) else ""
         kept = f"{last} is still good" if last.exists() else "no checkpoint was written yet"
+        third = self.parts.asked.training.learning_rate / 3  # at the preset's batch
         return (
             f"training diverged: {error}{began}; {kept}. Try a smaller learning rate, such as "
-            f"--set learning_rate={self.preset.training.learning_rate / 3:.2g}, with another --out"
+            f"--set learning_rate={third:.2g}, with another --out"
         )
 
     def _save_epoch(self, errors: Errors) -> None:
