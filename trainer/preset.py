@@ -172,12 +172,12 @@ class Training:
         _require(self, "drop_factor", left, expected)
         for epoch, layer, factor in self.layer_rates:
             known = 0 <= epoch <= self.epochs and layer in LAYERS
-            good = known and 0 <= factor <= MAX_FACTOR
-            expected = (
-                f"[epoch within 0..{self.epochs}, layer among {', '.join(LAYERS)}, "
-                f"factor 0 to {MAX_FACTOR:,.0f}]"
-            )
-            _require(self, "layer_rates", good, expected)
+            if not (known and 0 <= factor <= MAX_FACTOR):
+                raise ValueError(
+                    f"training.layer_rates has {[epoch, layer, factor]}, must be [epoch within "
+                    f"0..{self.epochs}, layer among {', '.join(LAYERS)}, factor 0 to "
+                    f"{MAX_FACTOR:,.0f}]"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

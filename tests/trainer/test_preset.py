@@ -1,5 +1,6 @@
 """The bounds of a preset's fields, and what it says of an epoch."""
 
+import re
 from typing import Any
 
 import pytest
@@ -50,15 +51,20 @@ from trainer.presets import KRIZ2012, MODERN, PAPER
         ("training.schedule", "linear"),
         ("training.patience_epochs", 0),
         ("training.precision", "fp8"),
-        ("training.layer_rates", [[91, "conv1", 0.1]]),
-        ("training.layer_rates", [[1, "conv9", 0.1]]),
-        ("training.layer_rates", [[1, "conv1", -0.1]]),
-        ("training.layer_rates", [[1, "conv1", 1e300]]),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{field} is .*, must be "):
         override(PAPER, {field: value})
+
+
+@pytest.mark.parametrize(
+    "rate", [[91, "conv1", 0.1], [1, "conv9", 0.1], [1, "conv1", -0.1], [1, "conv1", 1e300]]
+)
+def test_a_rate_of_a_layer_out_of_bounds_is_the_one_that_is_named(rate: list[Any]) -> None:
+    message = f"training.layer_rates has {rate}, must be [epoch within 0..90, layer among conv1, "
+    with pytest.raises(ValueError, match=re.escape(message)):
+        override(PAPER, {"layer_rates": [[1, "conv1", 0.1], rate]})
 
 
 @pytest.mark.parametrize(
