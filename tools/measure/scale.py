@@ -3,6 +3,8 @@
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +88,19 @@ def _round(folder: Path, num_images: int) -> Iterator[tuple[str, Stretch]]:
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives where nothing else has taken memory yet."""
-    with main_left_out(), multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    """What a function gives where nothing else has taken memory yet; raises what it raises.
+
+    ValueError where its process is ended from outside.
+    """
+    context = multiprocessing.get_context("spawn")
+    with main_left_out(), ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "a measuring process was ended from outside, as where memory is short: ask for "
+                "fewer --images"
+            ) from error
 
 
 def scale_table(report: Mapping[str, Any]) -> str:

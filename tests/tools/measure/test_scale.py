@@ -1,6 +1,7 @@
 """Opening, ordering and planning are measured by their own clocks, in fresh processes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +74,11 @@ def test_what_is_measured_is_done(tmp_path: Path) -> None:
         assert opened.seconds > 0 and ordered.seconds > 0
         assert (opened.peak_bytes or 0) <= (ordered.peak_bytes or 0)
     assert plan_all(2_100).seconds > 0
+
+
+def test_a_process_that_is_ended_is_told_and_not_waited_for() -> None:
+    with pytest.raises(ValueError, match="ended from outside.*fewer --images"):
+        scale.in_fresh_process(os._exit, 9)
 
 
 def test_a_planner_is_measured_without_what_it_never_imports() -> None:
