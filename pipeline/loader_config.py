@@ -48,6 +48,8 @@ class LoaderConfig:
     on the "device" "yuv420", half the memory and other pixels (see pipeline/subsampled.py).
     order: "global", or in training "local": a rank draws from its own share of the images, which
     is what its GPU keeps (see pipeline/order.py); other batches, and others on each world size.
+    lighting_apart: on the CPU, crops as uint8 and their lighting beside them, for whoever passes
+    them on: a quarter of the bytes, and Batch.lit() gives the pixels of a loader without it.
     """
 
     shards: Path
@@ -76,6 +78,7 @@ class LoaderConfig:
     resident: str = "none"
     resident_format: str = "rgb"
     order: str = "global"
+    lighting_apart: bool = False
 
     def __post_init__(self) -> None:
         for name, folder in (("shards", self.shards), ("stage_dir", self.stage_dir)):
@@ -127,6 +130,11 @@ class LoaderConfig:
             raise ValueError(f"views must be one of {VIEWS}, not {self.views!r}")
         require_stage(self.shards, self.stage_dir, self.stage_bytes)
         require_order(self.order, self.window)
+        if self.lighting_apart and (self.views != "crop" or self.device != "cpu"):
+            raise ValueError(
+                f"lighting apart is of crops on the CPU, not of views {self.views!r} on "
+                f"{self.device}"
+            )
         if self.order == "local" and not self.training:
             raise ValueError("order local is of training; validation goes by the index")
         require_resident(

@@ -2,8 +2,8 @@
 
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,34 @@ class Batch:
     float32 on the CPU; with views="full" uint8 (N, 3, 256, 256). labels: int64 (N,), with the
     images. ids: int64 (N,), sample ids, on the CPU. crop: int32 (N, 3) = x, y, flip, with the
     images. On a GPU all are ready in the stream that was current when the batch was asked for.
+    lighting: float32 (N, 3), RGB, of a loader with lighting_apart: what is yet to be added to
+    images, which are uint8 then; None where they have theirs, or there is none.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     ids: torch.Tensor
     crop: torch.Tensor
+    lighting: torch.Tensor | None = None
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The same with each of its tensors changed."""
+        return Batch(
+            images=change(self.images),
+            labels=change(self.labels),
+            ids=change(self.ids),
+            crop=change(self.crop),
+            lighting=None if self.lighting is None else change(self.lighting),
+        )
+
+    def lit(self) -> "Batch":
+        """The same with lighting added to images: the float32 that a loader gives otherwise."""
+        if self.images.dtype != torch.uint8:
+            return self
+        images = self.images.float()
+        if self.lighting is not None:
+            images += self.lighting[:, :, None, None]
+        return replace(self, images=images, lighting=None)
 
 
 @dataclass(frozen=True)
@@ -212,9 +234,16 @@ class Prefetcher:
             labels=self._handover.numbers(step.labels),
             ids=torch.from_numpy(step.ids),
             crop=self._handover.numbers(step.crop),
+            lighting=self._lighting(step),
         )
         self._clock.after_input()
         return batch
+
+    def _lighting(self, step: Step) -> torch.Tensor | None:
+        """Of a step, where it is handed on apart from the pixels."""
+        if not self._config.lighting_apart or step.offsets is None:
+            return None
+        return self._handover.numbers(step.offsets)
 
     def _take(self, prepared: _Prepared) -> Any:
         """What the backend rendered; ValueError that names the sample it could not decode."""

@@ -188,7 +188,7 @@ class Renderer:
 
     def work(self, step: Step, encoded: StepBytes, unread: NDArray[np.int64]) -> Work:
         """What the backend is to do for a step; encoded: its images at the positions `unread`."""
-        offsets = None if self._finishes_on_gpu else step.offsets
+        offsets = None if self.settings.dtype == np.uint8 else step.offsets
         if self._store is None:
             return Work(encoded, step.crop, offsets)
         places = np.full(len(step.rows), -1)
@@ -224,7 +224,8 @@ class Renderer:
         config = self._config
         on_gpu = backend in ("dali-gpu", "device")
         dtype: type[np.generic] = np.float16 if on_gpu else np.float32
-        if config.views == "full" or (self._handover.on_gpu and not on_gpu):
+        leaves_lighting = config.lighting_apart or (self._handover.on_gpu and not on_gpu)
+        if config.views == "full" or leaves_lighting:
             dtype = np.uint8
         return RenderSettings(
             encoding=self._encoding,

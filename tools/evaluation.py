@@ -17,6 +17,7 @@ from trainer.checkpoint import (
 )
 from trainer.config import find_device
 from trainer.evaluate import Tally, evaluate_together
+from trainer.heap import keep_freed_memory
 from trainer.precision import set_float32_products
 
 VIEWS = {"1": "centre crop", "10": "ten views"}
@@ -46,6 +47,8 @@ class Evaluation:
         """
         place = find_device(self.device)
         set_float32_products("fp32", place)
+        if place.type == "cpu":
+            keep_freed_memory()
         config = LoaderConfig(
             shards=self.shards,
             split=self.split,

@@ -1,6 +1,7 @@
 """A batch in parts that are small enough for the memory of the machine."""
 
 from collections.abc import Iterator
+from operator import itemgetter
 
 from torch import Tensor
 
@@ -24,12 +25,7 @@ def micro_batches(
     size = micro_batch or num_images
     for first in range(0, num_images, size):
         part = slice(first, first + size)
-        images = Batch(
-            images=batch.images[part],
-            labels=batch.labels[part],
-            ids=batch.ids[part],
-            crop=batch.crop[part],
-        )
+        images = batch.each(itemgetter(part))
         own = tuple(None if mask is None else _rows(mask, part, num_sources) for mask in masks)
         assert len(own) == 2
         yield images, own, len(images.labels) / num_images

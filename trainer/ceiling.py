@@ -120,9 +120,4 @@ def first_batch(feed: ResumableFeed) -> Batch:
 
 def copy_of(batch: Batch) -> Batch:
     """In memory of its own, which no feed will write to."""
-    return Batch(
-        images=batch.images.clone(),
-        labels=batch.labels.clone(),
-        ids=batch.ids.clone(),
-        crop=batch.crop.clone(),
-    )
+    return batch.each(torch.Tensor.clone)

@@ -210,10 +210,8 @@ class Trainer:
         """The images that this rank's convolutions see, of which it decoded those of `batch`."""
         if self.layout.kernels.size == 1:
             return batch
-        images, labels, crop = (
-            self.layout.images(mine) for mine in (batch.images, batch.labels, batch.crop)
-        )
-        return Batch(images=images, labels=labels, ids=batch.ids, crop=crop)
+        images = self.layout.images
+        return batch.each(lambda mine: mine if mine is batch.ids else images(mine)).lit()
 
     def _watched_step(self, batch: Batch) -> Tensor:
         """As `train_step`; keeps what it did to each weight."""

@@ -11,6 +11,7 @@ from trainer.ceiling import first_batch, measure_ceiling
 from trainer.checkpoint import Checkpoint
 from trainer.chosen_forms import find_forms, forms_told, known_forms
 from trainer.config import WIRE_DTYPES, RunConfig, asked_preset, notes, resolve_preset
+from trainer.heap import keep_freed_memory
 from trainer.loop import Trainer, why_eager
 from trainer.model import AlexNet
 from trainer.overfit import OverfitFeed, require_images
@@ -173,6 +174,7 @@ class Parts:
     def loader_config(self, split: str, *, training: bool) -> LoaderConfig:
         """What feeds it, or validates it."""
         config, augmentation = self.config, self.preset.augmentation
+        device = str(self.world.device)
         return LoaderConfig(
             shards=config.shards,
             split=split,
@@ -191,19 +193,20 @@ class Parts:
             resident="none" if config.overfit else config.resident,
             resident_format="rgb" if config.overfit else config.resident_format,
             order=config.order if training else "global",
-            device=str(self.world.device),
+            device=device,
             rank=self.world.rank,
             world_size=self.world.size,
             exact=config.exact,
             calibrate=config.calibrate,
+            lighting_apart=training and self.layout.kernels.size > 1 and device == "cpu",
         )
 
 
 def plan_parts(config: RunConfig, world: World) -> Parts:
     """Opens the shards and settles what the options leave open; every rank calls it.
 
-    Sets how this process multiplies float32 matrices. ValueError for what the user has to put
-    right: shards, statistics, batch, precision, modes.
+    Sets how this process multiplies float32 matrices, and on a CPU that it keeps memory.
+    ValueError for what the user has to put right: shards, statistics, batch, precision, modes.
     """
     dataset = open_dataset(config.shards)
     statistics = read_statistics(config.shards, dataset.fingerprint("train"))
@@ -213,6 +216,8 @@ def plan_parts(config: RunConfig, world: World) -> Parts:
     preset = resolve_preset(config, config.overfit or num_images)
     precision = find_precision(config.precision, preset.training.precision, world.device)
     set_float32_products(precision, world.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     layout, mode_told = find_layout(config, preset, world, precision)
     return Parts(
         config=config,

@@ -8,8 +8,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from isal.isal_zlib import crc32
 
 from pipeline.loader_config import LoaderConfig
@@ -167,3 +169,37 @@ def test_a_loader_that_failed_can_be_closed(shard_copy: Path, backend: str, open
     closing.start()
     closing.join(30)
     assert not closing.is_alive()
+
+
+@pytest.mark.parametrize("lighting", ["std", "off"])
+@pytest.mark.parametrize("changes", [{}, {"resident": "host", "backend": "auto"}])
+def test_lighting_handed_on_apart_gives_the_same_pixels(
+    raw_shard_folder: Path,
+    shard_folder: Path,
+    backend: str,
+    opened: Open,
+    lighting: str,
+    changes: dict[str, Any],
+) -> None:
+    """Bytes and their lighting; put together, bit for bit what a loader gives otherwise."""
+    options = {"backend": backend, "lighting": lighting, **changes}
+    for folder in (raw_shard_folder, shard_folder):
+        whole = opened(folder, **options)
+        halves = opened(folder, lighting_apart=True, **options)
+        for given, apart in zip(whole, halves, strict=True):
+            assert apart.images.dtype == torch.uint8 and given.lighting is None
+            assert (apart.lighting is None) == (lighting == "off")
+            lit = apart.lit()
+            assert lit.images.dtype == torch.float32 and torch.equal(lit.images, given.images)
+            assert lit.images.stride() == given.images.stride() and lit.lighting is None
+            assert torch.equal(lit.ids, given.ids) and torch.equal(lit.crop, given.crop)
+            assert given.lit() is given
+
+
+def test_lighting_apart_is_refused_where_there_is_none_or_it_is_added(
+    shard_folder: Path, opened: Open
+) -> None:
+    with pytest.raises(ValueError, match=r"lighting apart is of crops on the CPU, not of views"):
+        opened(shard_folder, lighting_apart=True, views="full", training=False)
+    with pytest.raises(ValueError, match=r"lighting apart is of crops on the CPU, .* on cuda:0"):
+        opened(shard_folder, lighting_apart=True, device="cuda:0")

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.loader import Batch
 from trainer.checkpoint import load_checkpoint
+from trainer.collectives import Group
 from trainer.config import RunConfig
 from trainer.loop import Trainer
 from trainer.parts import Parts, plan_parts
@@ -43,6 +44,17 @@ def test_the_loader_is_given_every_option_that_concerns_it(shard_folder: Path) -
     assert (loader.batch_size, loader.backend, loader.prefetch) == (8, "numpy", 2)
     assert (loader.seed, loader.window, loader.rank, loader.world_size) == (7, 3, 1, 2)
     assert loader.lighting == "variance"  # the paper's text
+
+
+def test_only_columns_on_cpus_pass_bytes_on_to_each_other(shard_folder: Path) -> None:
+    alone = plan_parts(options(shard_folder, Path("nowhere")), World(device=torch.device("cpu")))
+    pair = Group()
+    pair.size = 2
+    columns = replace(alone, layout=replace(alone.layout, kernels=pair))
+    for parts in (alone, columns):
+        for training in (False, True):
+            config = parts.loader_config("train", training=training)
+            assert config.lighting_apart == (parts is columns and training)
 
 
 def test_nothing_is_written_and_no_validation_split_is_needed(

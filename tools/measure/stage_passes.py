@@ -130,9 +130,4 @@ def _rounded(fitting: float, least: int, most: int) -> int:
 
 def first_of(batch: Batch, num_images: int) -> Batch:
     """Its first images."""
-    return Batch(
-        images=batch.images[:num_images],
-        labels=batch.labels[:num_images],
-        ids=batch.ids[:num_images],
-        crop=batch.crop[:num_images],
-    )
+    return batch.each(lambda rows: rows[:num_images])
