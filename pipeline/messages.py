@@ -10,6 +10,8 @@ from typing import ParamSpec
 import click
 
 P = ParamSpec("P")
+INTERRUPTED = 130  # the exit code that shells expect after Ctrl-C
+KEPT = "what was finished is kept, start again to go on"
 
 
 def explain(error: Exception) -> str:
@@ -34,7 +36,7 @@ def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
     Names that are not UTF-8 are printed with backslashes, as on stderr, and end nothing.
 
     Anything else is a mistake of this program and shows its traceback. Usage errors are click's,
-    with exit code 2; Ctrl-C ends with 130, as shells expect.
+    with exit code 2; Ctrl-C ends with INTERRUPTED, and KEPT or what KeyboardInterrupt itself says.
     """
 
     @functools.wraps(command)
@@ -51,8 +53,8 @@ def clear_errors(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             click.echo(f"error: {foreign}", err=True)
             sys.exit(1)
-        except KeyboardInterrupt:
-            click.echo("interrupted; what was finished is kept, start again to go on", err=True)
-            sys.exit(130)
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"interrupted; {str(interrupt) or KEPT}", err=True)
+            sys.exit(INTERRUPTED)
 
     return guarded

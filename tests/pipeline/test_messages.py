@@ -28,6 +28,7 @@ INTERRUPTED = "interrupted; what was finished is kept, start again to go on\n"
             "or --batch-size\n",
         ),
         (KeyboardInterrupt(), 130, INTERRUPTED),
+        (KeyboardInterrupt("nothing is kept"), 130, "interrupted; nothing is kept\n"),
     ],
 )  # fmt: skip
 def test_what_a_user_can_mend_is_one_line(

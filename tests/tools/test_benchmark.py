@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,48 @@ def test_a_place_where_no_file_can_be_is_refused_before_anything_is_measured(
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     line = refusal(command, *options, shard_folder, flag, tmp_path / "a")
     assert f"{flag}: no file can be made in {tmp_path} (Read-only" in line
+
+
+SMALL = ("--batch-size", "8", "--backend", "numpy")
+STEP = (*SMALL, "--width", "0.03125", "--device", "cpu", "--seconds", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "seen"),
+    [
+        (["loader", *SMALL, "--threads", "1", "--against", "torch"], "repeated to"),  # it opens
+        (["loader", *SMALL, "--threads", "1", "--against", "torch"], "warm-up: torch"),
+        (["fed", *STEP], "warm-up"),
+        (["fed", *STEP, "--processes", "2"], "warm-up"),
+        (["modes", *STEP], "warm-up"),
+    ],
+)
+def test_ctrl_c_ends_every_process_with_one_line_and_leaves_nothing(
+    command: list[str], seen: str, shard_folder: Path, tmp_path: Path
+) -> None:
+    """As a terminal sends it: to the command and to all that it has started, at once."""
+    place = tmp_path / "a.json"
+    # Shells start what is to run in the background with SIGINT ignored, which children inherit.
+    whole = ["env", "--default-signal=INT", sys.executable, str(ENTRY), *command]
+    whole += ["--shards", str(shard_folder), "--json", str(place)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        whole, start_new_session=True, stdout=pipe, stderr=pipe, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:  # fmt: skip
+        assert process.stderr is not None and process.stdout is not None
+        while (line := process.stderr.readline()) and seen not in line:
+            pass
+        os.killpg(process.pid, signal.SIGINT)
+        lines = process.stderr.read().splitlines()  # until the last process has closed it
+        assert process.stdout.read() == ""
+    assert process.returncode == 130
+    assert [line for line in lines if " images/s, " not in line] == [
+        "interrupted; nothing was measured to the end, and nothing is kept"
+    ]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {name for name in left if not name.startswith("torchinductor")} == set()
 
 
 def test_an_unknown_peer_is_a_usage_error_that_names_those_there_are(shard_folder: Path) -> None:

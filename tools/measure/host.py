@@ -2,14 +2,18 @@
 
 import importlib
 import multiprocessing
+import signal
+import sys
 import time
 import traceback
 import warnings
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from textwrap import shorten
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
 
+from pipeline.engines import interrupts_blocked
 from tools.measure.contestants import Entrant
 from tools.measure.feed import Feed, FeedSettings
 from tools.measure.memory import anonymous_bytes, evict, feed_files
@@ -24,7 +28,8 @@ class Host:
     """Opens an entrant in a fresh process, which sleeps between passes.
 
     The process is spawned, not forked: nothing of this one (threads, open libraries) gets into it.
-    Its own clock times a pass, from asking for the first batch to having the last.
+    Its own clock times a pass, from asking for the first batch to having the last. Ctrl-C reaches
+    this process alone, which then ends it.
     """
 
     def __init__(
@@ -40,7 +45,9 @@ class Host:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, entrant, settings))
-        self._process.start()
+        resource_tracker.ensure_running()  # whose start would let interrupts through again
+        with interrupts_blocked():
+            self._process.start()
         theirs.close()
 
     def __enter__(self) -> Self:
@@ -52,6 +59,8 @@ class Host:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:  # nobody waits for the pass any more
+            self._process.terminate()
         self.close()
 
     def run_pass(self) -> Pass:
@@ -80,7 +89,9 @@ class Host:
 
 
 def _serve(connection: Connection, entrant: Entrant, settings: FeedSettings) -> None:
-    """The contestant's process: one pass for every message, an end when the other side closes."""
+    """The contestant's process: one pass for every message, an end when the other side closes, or
+    at once where it is terminated."""
+    signal.signal(signal.SIGTERM, _end)
     feed: Feed | None = None
     try:
         while True:
@@ -94,11 +105,16 @@ def _serve(connection: Connection, entrant: Entrant, settings: FeedSettings) -> 
                 text = shorten(str(error), LONGEST_REASON, placeholder=" …")
                 answer = f"{type(error).__name__}: {text}"
             connection.send(answer)
-    except (EOFError, OSError):
-        pass  # the measurement is over
+    except (EOFError, OSError, SystemExit):
+        pass  # the measurement is over, and no frame of a pass holds the feed any more
     finally:
         if feed is not None:
             feed.close()
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """Leaves whatever goes on, but not without closing what was opened."""
+    sys.exit()
 
 
 def _open(entrant: Entrant, settings: FeedSettings) -> Feed:

@@ -1,13 +1,16 @@
 """A measurement in every rank of a run, started here where nobody else did."""
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch.distributed as dist
 
+from pipeline.messages import INTERRUPTED
+from tools.measure.table import UNFINISHED
 from trainer.config import RunConfig
-from trainer.launch import FAILED, begin_rank, claim_end, end_rank, is_rank, launch
+from trainer.launch import FAILED, PREEMPTED, begin_rank, claim_end, end_rank, is_rank, launch
 from trainer.rank import find_processes
 from trainer.world import World, joined
 
@@ -22,12 +25,13 @@ def in_every_rank(
 
     measure: called on every rank. publish: called on the first with what it returned; what it
     returns is whether all is well, else the exit code is 1. ValueError and OSError, for the user
-    to put right, are raised in one rank.
+    to put right, and an interrupt are raised in one rank.
     """
     processes = find_processes(config)
     if processes > 1 and not is_rank():
         command = [sys.executable, *sys.argv]
-        sys.exit(launch(command, processes=processes, max_restarts=0))
+        code = launch(command, processes=processes, max_restarts=0)
+        sys.exit(INTERRUPTED if code == PREEMPTED else code)  # there is nothing to take up again
     begin_rank()
     try:
         with joined(config.device, config.timeout_seconds) as world:
@@ -39,5 +43,10 @@ def in_every_rank(
         if is_rank() and not claim_end(FAILED):
             sys.exit(FAILED)
         raise
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it comes twice: the launcher passes it on
+        if is_rank() and not claim_end(INTERRUPTED):
+            sys.exit(INTERRUPTED)
+        raise KeyboardInterrupt(UNFINISHED) from None
     if not told[0]:
         end_rank(FAILED)

@@ -14,6 +14,8 @@ from tools.measure.plots import images_text, plot_report, require_matplotlib
 
 Contest = TypeVar("Contest")
 Table = Callable[[Mapping[str, Any]], str]
+NAME_CHARACTERS = 26
+UNFINISHED = "nothing was measured to the end, and nothing is kept"
 
 
 def report_table(report: Mapping[str, Any]) -> str:
@@ -27,8 +29,12 @@ def report_table(report: Mapping[str, Any]) -> str:
     kinds = {"ratios": "ratio, round by round", "cpu_ratios": "the same of CPU time"}
     for kind, title in kinds.items():
         if ratios := report.get(kind):
-            lines += ["", row(title, "median", "min", "max")]
-            lines += [row(name, *(f"{r[key]:.2f}" for key in r)) for name, r in ratios.items()]
+            width = max(NAME_CHARACTERS, *(len(name) + 1 for name in ratios))
+            lines += ["", row(title, "median", "min", "max", width=width)]
+            lines += [
+                row(name, *(f"{r[key]:.2f}" for key in r), width=width)
+                for name, r in ratios.items()
+            ]
     if report.get("stages"):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in report["stages"].items())
         lines += ["", f"time of one worker: {shares}"]
@@ -77,9 +83,9 @@ def _cost_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def row(name: str, *values: str) -> str:
-    """A line of a table: what it is of, and columns of ten characters."""
-    return f"{name:<26}" + "".join(f"{value:>10}" for value in values)
+def row(name: str, *values: str, width: int = NAME_CHARACTERS) -> str:
+    """A line of a table: what it is of, in `width` characters, and columns of ten."""
+    return f"{name:<{width}}" + "".join(f"{value:>10}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -107,14 +113,19 @@ def measure(
 ) -> None:
     """Runs the contest that the options ask for and publishes its report.
 
-    A ValueError of the options themselves is a usage error, exit code 2.
+    A ValueError of the options themselves is a usage error, exit code 2. An interrupt says that
+    nothing is kept.
     """
     paths.check()
     try:
         contest = contest_type(**options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    publish(run(contest, lambda line: click.echo(line, err=True)), paths, table)
+    try:
+        report = run(contest, lambda line: click.echo(line, err=True))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(UNFINISHED) from None
+    publish(report, paths, table)
 
 
 def publish(report: Mapping[str, Any], paths: Paths, table: Table = report_table) -> None:

@@ -5,6 +5,7 @@ This file is also the module of those contestants: their processes import it by 
 
 import importlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +26,7 @@ class FakeFeed:
     """Delivers two batches of grey; in its second pass it does what its name says."""
 
     def __init__(self, name: str, settings: FeedSettings) -> None:
-        self._name = name
+        self._name, self._scratch = name, settings.scratch
         self._batch_size = settings.batch_size
         self._num_passes = 0
 
@@ -35,14 +36,17 @@ class FakeFeed:
             os._exit(9)
         if self._num_passes == 2 and self._name == "raises":
             raise RuntimeError("cannot\ngo on")
+        if self._name == "interrupted":
+            signal.raise_signal(signal.SIGINT)
         if self._name == "hangs":
+            (self._scratch / "hanging").touch()
             time.sleep(60)
         side = 225 if self._name == "wrong-size" else 224
         for _ in range(2):
             yield torch.zeros(self._batch_size, 3, side, side)
 
     def close(self) -> None:
-        pass
+        (self._scratch / f"{self._name}-closed").touch()
 
 
 def open_feed(name: str, settings: FeedSettings) -> FakeFeed:
@@ -108,6 +112,27 @@ def test_a_contestant_that_hangs_is_given_up_and_ended(tmp_path: Path) -> None:
     with Host(fake("hangs"), settings, patience_seconds=0.2, end_seconds=0.2) as host:
         with pytest.raises(PassError, match="no answer within 0.2 s"):
             host.run_pass()
+
+
+def test_ctrl_c_does_not_reach_a_contestant(tmp_path: Path) -> None:
+    """It works on until the measurement, which is interrupted as well, ends it."""
+    with Host(fake("interrupted"), feed_settings(tmp_path)) as host:
+        assert host.run_pass().num_images == 8
+
+
+def test_an_interrupted_measurement_ends_a_contestant_that_works_and_closes_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = feed_settings(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        with Host(fake("hangs"), settings, patience_seconds=0.01, end_seconds=50) as host:
+            with pytest.raises(PassError):
+                host.run_pass()
+            while not (tmp_path / "hanging").exists():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+    assert (tmp_path / "hangs-closed").exists()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,15 @@ def test_the_table_shows_what_differs_in_the_work_of_each() -> None:
         assert shown[at - len(lines) - 2 : at] == ["", *lines, ""]
 
 
+def test_columns_stay_below_each_other_beside_long_names() -> None:
+    names = ("fullfeed-2-workers/fullfeed-1-worker", "a/b")
+    spread = {"median": 1.5, "min": 1.0, "max": 2.0}
+    shown = report_table({**REPORT, "ratios": dict.fromkeys(names, spread)}).splitlines()
+    at = next(i for i, line in enumerate(shown) if line.startswith("ratio, round by round"))
+    assert len({len(line) for line in shown[at : at + 3]}) == 1
+    assert [line.split()[0] for line in shown[at + 1 : at + 3]] == list(names)
+
+
 def test_a_file_that_cannot_be_written_does_not_lose_the_measurement(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
