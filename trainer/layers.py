@@ -231,7 +231,7 @@ class Normalise(nn.Module):
         if self.kind == "image-centre":
             out = images - self._centre()
         else:
-            out = mean_at_crop(-self.mean, crop).add_(images)
+            out = images + mean_at_crop(-self.mean, crop)
         return out if divisor == 1.0 else out.div_(divisor)
 
     def _centre(self) -> Tensor:
