@@ -103,7 +103,8 @@ def test_a_staged_shard_damaged_on_its_disk_is_named_with_the_mend(
         flip_byte(path, int(row["offset"]) + 60)
         assert row["shard"] == 2
     loader = opened(in_memory, stage_dir=stage)
-    with pytest.raises(ValueError, match=f"sample {row['id']}: its bytes are not those written.*delete {path}, it"):
+    told = f"sample {row['id']}: its bytes are not those written.*delete {path}, it"
+    with pytest.raises(ValueError, match=told):
         list(loader)
     path.unlink()
     loader.load_state_dict({**loader.state_dict(), "epoch": 0, "step": 0})

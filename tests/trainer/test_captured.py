@@ -130,7 +130,7 @@ def test_a_graph_is_the_eager_run_bit_for_bit(
 def test_no_captured_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     _, trainer = trained("paper", "cuda", monkeypatch, captured=True)
     batch = make_batch(BATCH, CLASSES, 0)
-    there = {name: value.cuda() for name, value in vars(batch).items() if name in ("images", "labels", "crop")}
+    there = {name: getattr(batch, name).cuda() for name in ("images", "labels", "crop")}
     batch = dataclasses.replace(batch, **there)
     trainer.train_step(batch)
     torch.cuda.set_sync_debug_mode("error")
