@@ -4,9 +4,10 @@ Needs playwright (fullfeed[dev]) and a chromium that is installed on the machine
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 Shade = Literal["light", "dark"]
+MOST_TRIES = 5  # of a picture: chromium has none to give, now and then, on a busy machine
 LONGEST_MS = 180_000  # for any one thing asked of a browser, on a machine that is busy too
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -111,7 +113,8 @@ def view(
                 page.emulate_media(color_scheme=shade)
                 if pictures is not None:
                     name = f"{file.stem}-{width}-{shade}.png"
-                    page.screenshot(path=pictures / name, full_page=height_px is None)
+                    path, whole = pictures / name, height_px is None
+                    take_picture(partial(page.screenshot, path=path, full_page=whole))
         return View(
             errors=errors,
             requests=[url for url in requests if url != own and not url.startswith("data:")],
@@ -141,6 +144,19 @@ def snapshot(
         found = page.query_selector(part)
         if found is None:
             raise ValueError(f"{file} has no {part}")
-        found.screenshot(path=picture)
+        take_picture(partial(found.screenshot, path=picture))
     finally:
         page.close()
+
+
+def take_picture(take: Callable[[], object]) -> None:
+    """Calls a screenshot's function until there is one; playwright's Error as it raises it."""
+    from playwright.sync_api import Error
+
+    for tries in range(1, MOST_TRIES + 1):
+        try:
+            take()
+            return
+        except Error as error:
+            if tries == MOST_TRIES or "Unable to capture screenshot" not in str(error):
+                raise

@@ -6,7 +6,14 @@ import pytest
 from PIL import Image
 
 from tests.tools.figures.pages import browser  # noqa: F401  # a fixture
-from tools.figures.browser import View, find_chromium, open_browser, snapshot, view
+from tools.figures.browser import (
+    View,
+    find_chromium,
+    open_browser,
+    snapshot,
+    take_picture,
+    view,
+)
 
 PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
 <title>made</title><style>body {{ margin: 0; font: 16px sans-serif }}</style><body>{body}</body>"""
@@ -70,6 +77,30 @@ def test_a_picture_of_the_page_is_as_wide_as_the_window(
             with Image.open(picture) as image:
                 assert image.size == (width, height or 3000)
         assert len(list((tmp_path / name).iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("failures", "says", "raises"),
+    [(4, "Unable to capture screenshot", False), (5, "Unable to capture screenshot", True),
+     (1, "Target closed", True)],
+)  # fmt: skip
+def test_a_picture_that_chromium_does_not_give_is_asked_for_again(
+    failures: int, says: str, raises: bool
+) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    asked: list[int] = []
+
+    def take() -> None:
+        asked.append(len(asked))
+        if len(asked) <= failures:
+            raise playwright.Error(f"Protocol error: {says}")
+
+    if raises:
+        with pytest.raises(playwright.Error, match=says):
+            take_picture(take)
+    else:
+        take_picture(take)
+    assert len(asked) == (failures if raises else failures + 1)
 
 
 def test_a_picture_of_a_part_is_that_element_alone(
