@@ -1,5 +1,6 @@
 """What one rank of a run does, and how it ends; a run of one process is a rank alone."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,23 @@ def run(config: RunConfig, command: list[str]) -> None:
         finished = _train(config)
     if not finished:
         end_rank(PREEMPTED)
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Ends a rank that fails in the block as soon as it has said why.
+
+    What Python takes down at its end otherwise includes the threads of an exchange that was given
+    up; now and then that ends in "terminate called".
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if is_rank() and isinstance(end.code, int) and end.code:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
 
 
 def find_processes(config: RunConfig) -> int:

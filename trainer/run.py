@@ -16,7 +16,7 @@ from pipeline.messages import clear_errors
 from trainer.config import RunConfig, asked_preset
 from trainer.options import run_options
 from trainer.presets import PRESETS, describe_preset
-from trainer.rank import run
+from trainer.rank import ended_at_once, run
 from trainer.summary import summary
 
 SUMMARY_CLASSES = 1000
@@ -30,6 +30,7 @@ SUMMARY_CLASSES = 1000
     type=click.Choice(list(PRESETS)),
     help="Print a preset with its sources, changed by --config and --set, and stop.",
 )
+@ended_at_once()
 @clear_errors
 def main(show_summary: bool, show_preset: str | None, **options: Any) -> None:
     """Train AlexNet from a folder of shards; started again, it resumes."""

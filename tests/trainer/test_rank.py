@@ -90,6 +90,31 @@ def test_the_command_trains_in_two_processes_and_tells_of_one(
     assert last(tmp_path / "run").progress["step"] == 9
 
 
+ENDS = """
+import atexit, sys
+from trainer.rank import ended_at_once
+atexit.register(print, "taken down")
+print("said")
+with ended_at_once():
+    sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("is_rank", "code", "taken_down"), [(True, 1, False), (True, 0, True), (False, 1, True)]
+)
+def test_only_a_rank_that_fails_ends_with_nothing_taken_down(
+    is_rank: bool, code: int, taken_down: bool
+) -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS, str(code)], capture_output=True, text=True,
+        cwd=Path(run.__file__).parents[1], env=kept | ({"LOCAL_RANK": "0"} if is_rank else {}),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.split("\n") == ["said", *["taken down"] * taken_down, ""]
+
+
 def test_what_the_user_has_to_put_right_is_told_once(tmp_path: Path) -> None:
     code, out, err = finish(start(tmp_path / "nowhere", tmp_path / "run"))
     assert (code, out) == (1, "") and len(err.splitlines()) == 1 and "nowhere" in err
