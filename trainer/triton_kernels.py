@@ -11,7 +11,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from trainer.triton_maps import NOWHERE, activated, arriving, of_channels
+from trainer.triton_maps import activated, arriving, greater, of_channels, rectified, store_pooled
 from trainer.triton_response import spread
 
 NO_NORM, RESPONSE, BATCH = 0, 1, 2  # kinds of norm
@@ -73,17 +73,11 @@ def finish(
             value = activated(maps, place, added, there, relu)
             if kind == _BATCH:
                 value = value * factor + offset
-            better = there & ((value > best) | (value != value))
-            best = tl.where(better, value, best)
-            code = tl.where(better, down * pool + across, code)
-    if relu_last:
-        code = tl.where(best > 0.0, code, NOWHERE)
-        best = tl.where(best < 0.0, 0.0, best)
+            best, code = greater(value, down * pool + across, there, best, code)
+    best, code = rectified(best, code, relu_last)
     kept = (pixel < num_pixels)[:, None] & known[None, :]
     target = pixel[:, None] * out_stride + channel[None, :]
-    tl.store(out + target, best.to(out.dtype.element_ty), mask=kept)
-    if pool > 1:
-        tl.store(chosen + target, code.to(tl.uint8), mask=kept)
+    store_pooled(out, chosen, target, kept, best, code, pool)
 
 
 @triton.jit

@@ -32,6 +32,40 @@ def of_channels(values: "Any", channel: "Any", known: "Any", there: tl.constexpr
 
 
 @triton.jit
+def greater(
+    value: "Any", number: "Any", there: "Any", best: "Any", code: "Any"
+) -> "tuple[Any, Any]":
+    """The greater of a pixel of a window and the best so far, with its number; NaN is greatest."""
+    better = there & ((value > best) | (value != value))
+    return tl.where(better, value, best), tl.where(better, number, code)
+
+
+@triton.jit
+def rectified(best: "Any", code: "Any", relu: tl.constexpr) -> "tuple[Any, Any]":
+    """The best of each window, rectified if `relu`: what that stops is from NOWHERE."""
+    if relu:
+        code = tl.where(best > 0.0, code, NOWHERE)
+        best = tl.where(best < 0.0, 0.0, best)
+    return best, code
+
+
+@triton.jit
+def store_pooled(
+    out: "Any",
+    chosen: "Any",
+    target: "Any",
+    kept: "Any",
+    best: "Any",
+    code: "Any",
+    pool: tl.constexpr,
+) -> None:
+    """Stores the best of each window and, where there is pooling, which pixel of it that is."""
+    tl.store(out + target, best.to(out.dtype.element_ty), mask=kept)
+    if pool > 1:
+        tl.store(chosen + target, code.to(tl.uint8), mask=kept)
+
+
+@triton.jit
 def arriving(
     gradient: "Any",
     chosen: "Any",

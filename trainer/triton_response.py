@@ -13,7 +13,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from trainer.triton_maps import NOWHERE
+from trainer.triton_maps import greater, rectified, store_pooled
 
 REACH: tl.constexpr = tl.constexpr(2)  # channels to each side in the sum: the paper's
 
@@ -82,13 +82,7 @@ def respond(
                     other = tl.load(maps + place + number - REACH, mask=inside, other=0.0)
                     total += other.to(tl.float32) * other.to(tl.float32)
             value = value * tl.exp2(-beta * tl.log2(k + alpha * total))
-            better = there & ((value > best) | (value != value))
-            best = tl.where(better, value, best)
-            code = tl.where(better, down * pool + across, code)
-    if relu_last:
-        code = tl.where(best > 0.0, code, NOWHERE)
-        best = tl.where(best < 0.0, 0.0, best)
+            best, code = greater(value, down * pool + across, there, best, code)
+    best, code = rectified(best, code, relu_last)
     target = pixel * out_stride + channel
-    tl.store(out + target, best.to(out.dtype.element_ty), mask=valid)
-    if pool > 1:
-        tl.store(chosen + target, code.to(tl.uint8), mask=valid)
+    store_pooled(out, chosen, target, valid, best, code, pool)

@@ -20,6 +20,16 @@ def _pixels(step: "Any", num_blocks: tl.constexpr, block_pixels: tl.constexpr) -
 
 
 @triton.jit
+def _store(
+    sums: "Any", first: "Any", second: "Any", channel: "Any", known: "Any", channels: tl.constexpr
+) -> None:
+    """A program's two sums by channel, of values (pixels, channels)."""
+    target = tl.program_id(0) * channels + channel
+    tl.store(sums + target, tl.sum(first, 0), mask=known)
+    tl.store(sums + tl.num_programs(0) * channels + target, tl.sum(second, 0), mask=known)
+
+
+@triton.jit
 def sum_up(
     maps: "Any",
     bias: "Any",
@@ -49,9 +59,7 @@ def sum_up(
         a = activated(maps, place, added, there, relu)
         total += a
         squares += a * a
-    target = tl.program_id(0) * channels + channel
-    tl.store(sums + target, tl.sum(total, 0), mask=known)
-    tl.store(sums + tl.num_programs(0) * channels + target, tl.sum(squares, 0), mask=known)
+    _store(sums, total, squares, channel, known, channels)
 
 
 @triton.jit
@@ -91,6 +99,4 @@ def sum_up_arriving(
         )
         total += h
         products += h * a
-    target = tl.program_id(0) * channels + channel
-    tl.store(sums + target, tl.sum(total, 0), mask=known)
-    tl.store(sums + tl.num_programs(0) * channels + target, tl.sum(products, 0), mask=known)
+    _store(sums, total, products, channel, known, channels)
