@@ -59,10 +59,9 @@ class Handover:
 
         offsets: float32 (N, 3), or None where there is no lighting.
         """
-        pixels = self._moved(images).float()
-        if offsets is not None:
-            pixels += self.numbers(offsets)[:, :, None, None]
-        return pixels.half()
+        return lit(
+            self._moved(images), None if offsets is None else self.numbers(offsets)
+        ).half()
 
     def whole(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images of a CPU backend, as they are, on the device."""
@@ -92,3 +91,11 @@ class Handover:
             self._being_copied[0][0].synchronize()
         while self._being_copied and self._being_copied[0][0].query():
             self._being_copied.popleft()
+
+
+def lit(images: torch.Tensor, lighting: torch.Tensor | None) -> torch.Tensor:
+    """uint8 crops (N, 3, height, width) in float32 with their lighting, float32 (N, 3)."""
+    pixels = images.float()
+    if lighting is not None:
+        pixels += lighting[:, :, None, None]
+    return pixels

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.ahead import Ahead
 from pipeline.backends import Work
 from pipeline.copies import pinned_empty
-from pipeline.handover import Handover
+from pipeline.handover import Handover, lit
 from pipeline.images import RAW_HEADER
 from pipeline.loader_config import LoaderConfig
 from pipeline.manifest import Dataset
@@ -64,10 +64,7 @@ class Batch:
         """The same with lighting added to images: the float32 that a loader gives otherwise."""
         if self.images.dtype != torch.uint8:
             return self
-        images = self.images.float()
-        if self.lighting is not None:
-            images += self.lighting[:, :, None, None]
-        return replace(self, images=images, lighting=None)
+        return replace(self, images=lit(self.images, self.lighting), lighting=None)
 
 
 @dataclass(frozen=True)
