@@ -126,29 +126,20 @@ def test_impossible_settings_are_refused(settings: dict[str, int], message: str)
 PLAN_15_MILLION = """
 import time
 from pathlib import Path
-import numpy as np
-from pipeline.originals import FilePlaces, Listing, Names, Source
 from pipeline.plan import Settings, plan
 from tools.measure.memory import peak_bytes  # getrusage's is at least that of whoever started it
+from tools.measure.simulated import NUM_CLASSES, simulate_source
 
-NUM_CLASSES, PER_CLASS = 21_841, 687
 start = time.process_time()
-names = Names.pack(
-    b"train/n%08d/n%08d_%d.JPEG" % (label, label, i)
-    for label in range(NUM_CLASSES)
-    for i in range(PER_CLASS)
-)
-labels = np.repeat(np.arange(NUM_CLASSES, dtype=np.int32), PER_CLASS)
-listing = Listing(names=names, labels=labels, places=FilePlaces(Path("nowhere"), names))
-classes = tuple(f"n{label:08d}" for label in range(NUM_CLASSES))
-source = Source(root=Path("nowhere"), format="folders", classes=classes, splits={"train": listing})
+source = simulate_source(NUM_CLASSES * 687)
 listed = time.process_time()
 shards = list(plan(source, Path("out"), Settings()))
 planned = time.process_time()
 for shard in shards:
     assert shard.task().plan_hash
 done = time.process_time()
-print(len(names), len(shards), peak_bytes(), listed - start, planned - listed, done - planned)
+seconds = listed - start, planned - listed, done - planned
+print(len(source.splits["train"].names), len(shards), peak_bytes(), *seconds)
 """
 
 

@@ -66,7 +66,9 @@ def simulate_source(num_images: int, num_classes: int = NUM_CLASSES) -> Source:
     per_class = -(-num_images // num_classes)
     labels = np.repeat(np.arange(num_classes, dtype=np.int32), per_class)[:num_images]
     names = Names.pack(
-        b"train/n%08d/n%08d_%d.JPEG" % (label, label, i) for i, label in enumerate(labels.tolist())
+        b"train/n%08d/n%08d_%d.JPEG" % (label, label, i)
+        for label in range(num_classes)
+        for i in range(min(per_class, num_images - label * per_class))
     )
     listing = Listing(names=names, labels=labels, places=FilePlaces(Path("nowhere"), names))
     return Source(
