@@ -122,6 +122,12 @@ def claim_end(code: int) -> bool:
     return True
 
 
+def end_unless_first(code: int) -> None:
+    """Ends a rank with `code` where another has noted its end before, and so tells why."""
+    if is_rank() and not claim_end(code):
+        sys.exit(code)
+
+
 def has_ended() -> bool:
     """Whether a rank has noted the end of the run."""
     notes = _notes()

@@ -12,8 +12,8 @@ from trainer.launch import (
     FAILED,
     PREEMPTED,
     begin_rank,
-    claim_end,
     end_rank,
+    end_unless_first,
     has_ended,
     is_rank,
     launch,
@@ -88,6 +88,5 @@ def _told_once() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError):
-        if is_rank() and not claim_end(FAILED):
-            sys.exit(FAILED)
+        end_unless_first(FAILED)
         raise

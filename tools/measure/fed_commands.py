@@ -24,7 +24,7 @@ from tools.measure.preflight_table import preflight_table
 from tools.measure.ranks import in_every_rank
 from tools.measure.table import Paths, Table, measure, publish, report_table
 from trainer.parallel import NUM_COLUMNS
-from trainer.rank import find_processes
+from trainer.rank import ended_at_once, find_processes
 from trainer.world import World
 
 SECONDS = click.option(
@@ -41,6 +41,7 @@ Contest = TypeVar("Contest", FedContest, ModesContest)
 @repeats_option
 @SECONDS
 @publishing_options
+@ended_at_once()
 @clear_errors
 def trainer(
     repeats: int,
@@ -69,6 +70,7 @@ def trainer(
 @repeats_option
 @SECONDS
 @publishing_options
+@ended_at_once()
 @clear_errors
 def fed(
     require: float | None,
@@ -93,6 +95,7 @@ def fed(
 @step_options("shards")
 @click.option("--seconds", default=30.0, help="In all, about.")
 @publishing_options
+@ended_at_once()
 @clear_errors
 def preflight(
     seconds: float, json_path: Path | None, plot_path: Path | None, **options: Any
@@ -117,6 +120,7 @@ def preflight(
 @repeats_option
 @MODES_SECONDS
 @publishing_options
+@ended_at_once()
 @clear_errors
 def modes(
     require: float | None,

@@ -10,7 +10,15 @@ import torch.distributed as dist
 from pipeline.messages import INTERRUPTED
 from tools.measure.table import UNFINISHED
 from trainer.config import RunConfig
-from trainer.launch import FAILED, PREEMPTED, begin_rank, claim_end, end_rank, is_rank, launch
+from trainer.launch import (
+    FAILED,
+    PREEMPTED,
+    begin_rank,
+    end_rank,
+    end_unless_first,
+    is_rank,
+    launch,
+)
 from trainer.rank import find_processes
 from trainer.world import World, joined
 
@@ -40,13 +48,11 @@ def in_every_rank(
             if world.size > 1:
                 dist.broadcast_object_list(told, src=0)
     except (ValueError, OSError):
-        if is_rank() and not claim_end(FAILED):
-            sys.exit(FAILED)
+        end_unless_first(FAILED)
         raise
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it comes twice: the launcher passes it on
-        if is_rank() and not claim_end(INTERRUPTED):
-            sys.exit(INTERRUPTED)
+        end_unless_first(INTERRUPTED)
         raise KeyboardInterrupt(UNFINISHED) from None
     if not told[0]:
         end_rank(FAILED)
