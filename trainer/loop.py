@@ -195,7 +195,9 @@ class Trainer:
         losses = []
         for part, part_masks, share in parts:
             with record_function("forward"), self.arithmetic.autocast():
-                logits = self.model(part.images, part.crop, part_masks, divisor)
+                logits = self.model(
+                    part.images, part.crop, part_masks, divisor, part.lighting
+                )
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
             labels = self.layout.labels(part.labels)
             loss = F.cross_entropy(wide, labels) * (share * of_batch)
@@ -211,7 +213,7 @@ class Trainer:
         if self.layout.kernels.size == 1:
             return batch
         images = self.layout.images
-        return batch.each(lambda mine: mine if mine is batch.ids else images(mine)).lit()
+        return batch.each(lambda mine: mine if mine is batch.ids else images(mine))
 
     def _watched_step(self, batch: Batch) -> Tensor:
         """As `train_step`; keeps what it did to each weight."""

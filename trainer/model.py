@@ -138,21 +138,29 @@ class AlexNet(nn.Module):
         crop: Tensor,
         masks: tuple[Tensor | None, Tensor | None] | None,
         divisor: float = 1.0,
+        lighting: Tensor | None = None,
     ) -> Tensor:
         """Logits (batch, classes), of the rows of `layout.labels`.
 
         images: (batch, 3, 224, 224) in 0..255 units; crop: (batch, 3) = x, y, flip; masks: of
         `dropout_masks` in training, None in test; divisor: of the normalised images, the preset's
-        in training.
+        in training; lighting: (batch, 3), of images that are without theirs.
         """
-        return self.logits(self.prepared(images, crop, divisor), masks)
+        return self.logits(self.prepared(images, crop, divisor, lighting), masks)
 
     def prepared(
-        self, images: Tensor, crop: Tensor, divisor: float = 1.0, out: Tensor | None = None
+        self,
+        images: Tensor,
+        crop: Tensor,
+        divisor: float = 1.0,
+        lighting: Tensor | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """What conv1 sees of images, and `logits` and `features` take; as `trainer.input`."""
         blocks = self.forms.get("conv1") in OVER_BLOCKS
-        return prepared(self.normalise, images, crop, divisor, blocks=blocks, out=out)
+        return prepared(
+            self.normalise, images, crop, divisor, blocks=blocks, lighting=lighting, out=out
+        )
 
     def logits(self, x: Tensor, masks: tuple[Tensor | None, Tensor | None] | None) -> Tensor:
         """What `forward` gives, of `prepared` images."""

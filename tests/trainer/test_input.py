@@ -1,5 +1,6 @@
 """What conv1 sees: the same from the kernel as from the plain form, whole or in blocks."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.handover import lit
 from pipeline.triton_here import has_triton
 from trainer.input import _prepared_by_kernel, fits, prepared
 from trainer.layers import Normalise
@@ -86,6 +88,28 @@ def test_the_mean_is_taken_off_and_the_edge_is_zero(kind: Mean) -> None:
     assert found.shape == (3, 3, 227, 227)
     assert torch.equal(found[:, :, :224, :224], layer(seen, crop, 1.1))
     assert not found[:, :, 224:].any() and not found[:, :, :, 224:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.uint8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_image_by_image_on_a_cpu_it_is_the_plain_form(kind: Mean, dtype: torch.dtype) -> None:
+    """Bit for bit, whatever lay in the memory written to; in float64 it is the plain form."""
+    layer, (seen, crop) = normalise(kind), images(dtype)
+    lighting = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)) * 9
+    for divisor in (1.0, 1.1):
+        for added in (None, lighting) if dtype == torch.uint8 else (None,):
+            plain = F.pad(layer(lit(seen, added), crop, divisor), (0, 3, 0, 3))
+            found = prepared(layer, seen, crop, divisor, blocks=False, lighting=added)
+            assert torch.equal(found, plain)
+            assert found.is_contiguous(memory_format=torch.channels_last)
+            again = torch.full_like(found, torch.nan)
+            prepared(layer, seen, crop, divisor, blocks=False, lighting=added, out=again)
+            assert torch.equal(again, plain)
+            exact = prepared(
+                copy.deepcopy(layer).double(), seen, crop, divisor, blocks=False, lighting=added
+            )
+            assert exact.dtype == torch.float64
+            torch.testing.assert_close(exact.float(), plain, rtol=1e-6, atol=1e-4)
 
 
 def test_blocks_hold_the_same_pixels_and_zeros() -> None:

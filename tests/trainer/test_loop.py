@@ -152,16 +152,19 @@ def test_images_are_divided_and_conv1_learns_as_the_epoch_says() -> None:
         "layer_rates": [[1, "conv1", 0.1], [2, "conv1", 0.0]],
     })  # fmt: skip
     trainer = make_trainer(preset, steps_per_epoch=2)
-    divisors = []
-    trainer.model.normalise.register_forward_pre_hook(
-        lambda module, inputs: divisors.append(inputs[2])
+    seen = []  # by conv1
+    trainer.model.conv1.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].abs().sum())
     )
     trainer.model.train()
-    rates = []
+    rates, divisors = [], []
     for step in range(6):
-        trainer.train_step(make_batch(4, 3, step))
+        batch = make_batch(4, 3, step)
+        trainer.train_step(batch)
+        undivided = trainer.model.prepared(batch.images, batch.crop).abs().sum()
+        divisors.append(float(undivided / seen[-1]))
         rates.append(learning_rates(trainer.optimizer))
-    assert divisors == [1.1, 1.1, 1.0, 1.0, 1.0, 1.0]
+    assert divisors == pytest.approx([1.1, 1.1, 1.0, 1.0, 1.0, 1.0])
     expected = {
         "matrices": [1, 1, 1, 1, 0.1, 0.1],
         "vectors": [2, 2, 2, 2, 0.2, 0.2],
