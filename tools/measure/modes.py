@@ -199,21 +199,19 @@ def _in_modes(
     """Each mode that this network can be shared out in; why not, for the others."""
     shared: list[_Shared] = []
     absent: dict[str, str] = {}
-    batches: list[Batch] = []  # each rank decodes the same part in every mode
     for mode in MODES:
         try:
             parts = plan_parts(replace(contest.config, parallel=mode), world)
         except ValueError as error:
             absent[mode] = str(error)
             continue
-        batches = batches or _batches(parts)
-        shared.append(_Shared(parts, batches, num_steps, threads))
+        shared.append(_Shared(parts, _batches(parts), num_steps, threads))
     if not shared:
         raise ValueError("; ".join(absent.values()))
     return shared, absent
 
 
 def _batches(parts: Parts) -> list[Batch]:
-    """This rank's part of the first ones, on its device."""
+    """This rank's part of the first ones, on its device, in the form that its mode trains on."""
     with Loader(parts.loader_config("train", training=True)) as loader:
         return [copy_of(batch) for batch in islice(loader, NUM_CACHED)]

@@ -97,6 +97,8 @@ def test_the_report_tells_speeds_ratios_and_bytes_of_every_mode(shard_folder: Pa
     assert list(report["ratios"]) == [f"{mode}/{ALONE}" for mode in MODES]
     num_parameters = sum(p.numel() for p in AlexNet(PAPER, 3, 1 / 32).parameters())
     assert report["sent_bytes"]["data"] == pytest.approx(4 * num_parameters, abs=8)
+    float_pixels = 4 * 2 * 3 * 224 * 224  # of a rank's two images: runs exchange them as bytes
+    assert float_pixels / 4 < report["sent_bytes"]["columns"] < float_pixels
     assert report["enough"] and report["required"] == 1e-6
     table = modes_table(report)
     assert "required of every mode: 1e-06, reached" in table
