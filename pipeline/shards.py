@@ -44,7 +44,8 @@ def _tar_header() -> bytes:
     return bytes(header)
 
 
-TAR_HEADER = _tar_header()
+TAR_HEADER = _tar_header()  # its name blank, its size "0" eleven times
+TAR_HEADER_SUM = sum(TAR_HEADER) - sum(TAR_HEADER[124:135])
 Index = NDArray[np.void]  # rows of INDEX_DTYPE
 # NumPy has Python's parser read the header of an array. That of Python 3.11.0 to 3.11.7 fails now
 # and then where two threads are in it (python/cpython#106905): a sound file would be "damaged".
@@ -114,8 +115,8 @@ class ShardWriter:
         key = f"{sample_id:0{NUM_KEY_DIGITS}d}"
         text = str(label).encode()
         offset = self._offset + BLOCK_BYTES
-        self._write(tar_member(f"{key}.{self._component}", encoded))
-        self._write(tar_member(f"{key}.cls", text))
+        image = tar_member(f"{key}.{self._component}", encoded)
+        self._write(image + tar_member(f"{key}.cls", text))
         self._rows.append((self._number, offset, len(encoded), label, sample_id, crc32(encoded)))
 
     def _write(self, data: bytes) -> None:
@@ -127,10 +128,10 @@ class ShardWriter:
 
 def tar_member(name: str, data: bytes) -> bytes:
     """A file of a USTAR archive: header, content, and zeros up to a whole block."""
+    text, size = name.encode(), b"%011o" % len(data)
     header = bytearray(TAR_HEADER)
-    header[: len(name)] = name.encode()
-    header[124:135] = b"%011o" % len(data)
-    header[148:156] = b"%06o\0 " % sum(header)
+    header[: len(text)], header[124:135] = text, size
+    header[148:156] = b"%06o\0 " % (TAR_HEADER_SUM + sum(text) + sum(size))
     return b"".join((header, data, bytes(-len(data) % BLOCK_BYTES)))
 
 
