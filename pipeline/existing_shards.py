@@ -33,9 +33,7 @@ def standing(shard: PlannedShard) -> Standing:
     receipt = read_receipt(shard.out, shard.split, shard.number)
     if receipt is None:
         return Standing.MISSING
-    settings = shard.settings.as_dict()
-    if receipt.settings_hash != canonical_hash(settings):
-        _refuse(shard, f"with other settings ({_difference(receipt.settings, settings)})")
+    refuse_other_settings(shard, receipt)
     task = shard.task()
     root = shard.source.root
     if receipt.plan_hash != task.plan_hash:
@@ -48,6 +46,13 @@ def standing(shard: PlannedShard) -> Standing:
     if any(_can_be_read(task.originals, position) for position in lacking.tolist()):
         return Standing.LACKING
     return Standing.FINISHED
+
+
+def refuse_other_settings(shard: PlannedShard, receipt: Receipt) -> None:
+    """ValueError where a receipt was written with other settings, naming what differs."""
+    settings = shard.settings.as_dict()
+    if receipt.settings_hash != canonical_hash(settings):
+        _refuse(shard, f"with other settings ({difference(receipt.settings, settings)})")
 
 
 def _unread(task: ShardTask, receipt: Receipt) -> Ids:
@@ -135,9 +140,9 @@ def _refuse(shard: PlannedShard, how: str) -> None:
     )
 
 
-def _difference(there: Any, here: Any, name: str = "") -> str:
+def difference(there: Any, here: Any, name: str = "") -> str:
     """Names each setting that differs: quality is 90 there, 80 here."""
     if not (isinstance(there, dict) and isinstance(here, dict)):
         return f"{name} is {there} there, {here} here"
     names = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
-    return "; ".join(_difference(there.get(key), here.get(key), key) for key in names)
+    return "; ".join(difference(there.get(key), here.get(key), key) for key in names)

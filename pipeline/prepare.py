@@ -19,7 +19,14 @@ from pipeline.atomic import (
     sole_writer,
     write_whole,
 )
-from pipeline.existing_shards import Standing, claim, refuse_inside, refuse_strangers, standing
+from pipeline.existing_shards import (
+    Standing,
+    claim,
+    refuse_inside,
+    refuse_other_settings,
+    refuse_strangers,
+    standing,
+)
 from pipeline.manifest import (
     CLAIM_NAME,
     DATASET_NAME,
@@ -112,13 +119,17 @@ def finish(
 ) -> Dataset:
     """Writes indices, quarantine.jsonl and, last, dataset.json, from the receipts of all shards.
 
-    ValueError where not one file of a split could be prepared.
+    ValueError where not one file of a split could be prepared, or where an engine made a shard
+    with other settings (another machine's libraries).
     """
     splits: dict[str, Split] = {}
     quarantined: list[dict[str, Any]] = []
     for name in dict.fromkeys(shard.split for shard in planned):
-        numbers = [shard.number for shard in planned if shard.split == name]
+        of_split = [shard for shard in planned if shard.split == name]
+        numbers = [shard.number for shard in of_split]
         receipts = [_receipt_of(out, name, number) for number in numbers]
+        for shard, receipt in zip(of_split, receipts, strict=True):
+            refuse_other_settings(shard, receipt)
         entries = sorted((e for r in receipts for e in r.quarantined), key=lambda e: int(e["id"]))
         rows = np.concatenate([read_rows(out, name, number) for number in numbers])
         if len(rows) == 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 
+from pipeline.existing_shards import difference
 from pipeline.plan import PlannedShard, ShardTask
 from pipeline.shard_maker import Stages, make_shard
 from pipeline.tally import Tally
@@ -26,7 +27,8 @@ def run_on_ray(
     address: as ray.init takes it; None starts Ray on this machine alone. Every node needs this
     package, and must reach source and output under the same names. report: called with what the
     finished shards add up to. The death of a worker or a node costs only its unfinished
-    shards. ValueError where Ray is missing or cannot be reached; OSError from a task.
+    shards. ValueError where Ray is missing or cannot be reached, or where a node's libraries
+    would make other shards than this machine's; OSError from a task.
     """
     ray = _start_ray(address)
     try:
@@ -52,7 +54,7 @@ def _run(ray: Any, shards: list[PlannedShard], report: Callable[[Tally], None]) 
     while True:
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # nodes come and go
         for shard in islice(waiting, max(0, QUEUED_PER_CORE * cores - len(running))):
-            running.add(remote.remote(shard.task()))
+            running.add(remote.remote(shard.task(), shard.settings.as_dict()))
         if not running:
             return stages
         ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
@@ -64,7 +66,19 @@ def _run(ray: Any, shards: list[PlannedShard], report: Callable[[Tally], None]) 
         report(done)
 
 
-def _make_on_node(task: ShardTask) -> tuple[Stages, Tally]:
+def _make_on_node(task: ShardTask, settings: dict[str, Any]) -> tuple[Stages, Tally]:
+    """Makes a shard on the node that runs this.
+
+    settings: those of the driver. ValueError where they come out otherwise here, by other versions
+    of the codecs or of this package: dataset.json would name the driver's over mixed shards.
+    """
+    here = task.settings.as_dict()
+    if here != settings:
+        raise ValueError(
+            f"node {socket.gethostname()} would make other shards than this machine "
+            f"({difference(here, settings)}): install the same versions there, then start again; "
+            "finished shards are kept"
+        )
     cv2.setNumThreads(1)
     parts: list[Tally] = []
     stages = make_shard(task, parts.append)

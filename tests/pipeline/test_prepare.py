@@ -92,6 +92,24 @@ def test_stopped_after_any_image_and_started_again_the_bytes_are_the_same(
     assert prepared_bytes(out) == prepared_bytes(shard_folder)
 
 
+def test_shards_that_an_engine_made_with_other_codecs_become_no_data_set(tmp_path: Path) -> None:
+    def engine(shards: list[PlannedShard]) -> Stages:
+        there = {**Settings().as_dict()["versions"], "opencv": "4.0.0"}
+        for shard in shards[:-1]:
+            make_shard(shard.task(), lambda _: None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pipeline.images._codec_versions", lambda: there)
+            make_shard(shards[-1].task(), lambda _: None)
+        return Counter()
+
+    source, out = open_source(small_source(tmp_path / "source")), tmp_path / "out"
+    message = r"val-000000.tar was made with other settings \(opencv is 4\.0\.0 there, .* here\)"
+    with pytest.raises(ValueError, match=message):
+        prepare(source, out, SETTINGS, engine)
+    with pytest.raises(ValueError, match="has not finished"):
+        open_dataset(out)
+
+
 def test_an_unfinished_folder_says_how_to_go_on(shard_copy: Path, image_folder: Path) -> None:
     (shard_copy / "val-000001.receipt.json").unlink()
 

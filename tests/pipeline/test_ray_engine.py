@@ -2,15 +2,21 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.plan import PlannedShard, Settings, ShardTask, plan
+from pipeline.ray_engine import _run
+from pipeline.sources import open_source
 from tests.conftest import folder_bytes, prepare_here, write_source
+from tests.pipeline.conftest import small_source
 
 ENTRY_FILE = Path(__file__).parents[2] / "tools/prepare_shards.py"
 ON_TWO_NODES = '''
@@ -93,6 +99,61 @@ def test_the_command_makes_the_same_bytes_on_ray_and_goes_on_after_a_kill(tmp_pa
     num_kept = int(done.stdout.rpartition(" shards made, ")[2].split()[0])
     assert num_kept >= 3
     assert folder_bytes(out) == folder_bytes(tmp_path / "here")
+
+
+class OneNode:
+    """As much of Ray as the engine asks for: each task runs, when it is given, on one node.
+
+    versions: of the node's libraries, where they are not this machine's.
+    """
+
+    def __init__(self, versions: dict[str, str] | None = None) -> None:
+        self.versions = versions or {}
+        self.tasks: list[ShardTask] = []
+        self.results: list[Any] = []
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def remote(self, **_: int) -> Callable[..., Any]:
+        return lambda function: self.Remote(self, function)
+
+    class Remote:
+        """A function that runs there."""
+
+        def __init__(self, node: "OneNode", function: Callable[..., Any]) -> None:
+            self.node, self.function = node, function
+
+        def remote(self, task: ShardTask, *others: Any) -> int:
+            """Runs it; returns its result's reference."""
+            self.node.tasks.append(task)
+            there = {**Settings().as_dict()["versions"], **self.node.versions}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("pipeline.images._codec_versions", lambda: there)
+                self.node.results.append(self.function(task, *others))
+            return len(self.node.results) - 1
+
+    def wait(self, references: list[int], timeout: float) -> tuple[list[int], list[int]]:
+        return references, []
+
+    def get(self, reference: int) -> Any:
+        return self.results[reference]
+
+
+def planned(source: Path, out: Path) -> list[PlannedShard]:
+    return list(plan(open_source(source), out, Settings(images_per_shard=5)))
+
+
+def test_a_node_of_other_codecs_is_refused_by_name_and_makes_no_shard(tmp_path: Path) -> None:
+    shards = planned(small_source(tmp_path / "source"), tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    message = rf"node {socket.gethostname()} would make other shards than this machine "
+    message += r"\(opencv is 4\.0\.0 there, .* here\): install the same versions there"
+    with pytest.raises(ValueError, match=message):
+        _run(OneNode({"opencv": "4.0.0"}), shards, lambda _: None)
+    assert list((tmp_path / "out").iterdir()) == []
+    _run(OneNode(), shards, lambda _: None)
+    assert len(list((tmp_path / "out").glob("*.receipt.json"))) == len(shards)
 
 
 def test_without_ray_the_message_says_what_to_install(
