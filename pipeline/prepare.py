@@ -40,10 +40,10 @@ from pipeline.manifest import (
 )
 from pipeline.originals import Source
 from pipeline.plan import PlannedShard, Settings, plan
-from pipeline.receipt import Receipt, read_receipt
+from pipeline.receipt import made_receipt
 from pipeline.renewal import Renewal
 from pipeline.shard_maker import Stages
-from pipeline.shards import read_rows, shard_stem, write_index
+from pipeline.shards import read_rows, write_index
 
 Engine = Callable[[list[PlannedShard]], Stages]  # makes the shards of tasks, see engines.py
 NUM_CHECKS = 16  # receipts looked at together: an object store answers each in tens of ms
@@ -120,14 +120,14 @@ def finish(
     """Writes indices, quarantine.jsonl and, last, dataset.json, from the receipts of all shards.
 
     ValueError where not one file of a split could be prepared, or where an engine made a shard
-    with other settings (another machine's libraries).
+    with other settings (another machine's libraries). OSError where one is not there.
     """
     splits: dict[str, Split] = {}
     quarantined: list[dict[str, Any]] = []
     for name in dict.fromkeys(shard.split for shard in planned):
         of_split = [shard for shard in planned if shard.split == name]
         numbers = [shard.number for shard in of_split]
-        receipts = [_receipt_of(out, name, number) for number in numbers]
+        receipts = [made_receipt(out, name, number) for number in numbers]
         for shard, receipt in zip(of_split, receipts, strict=True):
             refuse_other_settings(shard, receipt)
         entries = sorted((e for r in receipts for e in r.quarantined), key=lambda e: int(e["id"]))
@@ -160,9 +160,3 @@ def finish(
     )
     write_dataset(dataset)
     return dataset
-
-
-def _receipt_of(folder: Path, split: str, number: int) -> Receipt:
-    receipt = read_receipt(folder, split, number)
-    assert receipt is not None, f"{shard_stem(split, number)} has no receipt after preparation"
-    return receipt

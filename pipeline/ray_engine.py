@@ -1,5 +1,6 @@
 """Shard tasks on a Ray cluster: the same tasks and bytes, on as many machines as there are."""
 
+import dataclasses
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import cv2
 
+from pipeline.atomic import is_local
 from pipeline.existing_shards import difference
 from pipeline.plan import PlannedShard, ShardTask
 from pipeline.shard_maker import Stages, make_shard
@@ -25,7 +27,8 @@ def run_on_ray(
     """Makes all shards on the Ray cluster at `address`; returns the seconds spent per stage.
 
     address: as ray.init takes it; None starts Ray on this machine alone. Every node needs this
-    package, and must reach source and output under the same names. report: called with what the
+    package, and must reach source and output under the same names; a local output is named to
+    them by its absolute path, for they work in folders of their own. report: called with what the
     finished shards add up to. The death of a worker or a node costs only its unfinished
     shards. ValueError where Ray is missing or cannot be reached, or where a node's libraries
     would make other shards than this machine's; OSError from a task.
@@ -54,7 +57,7 @@ def _run(ray: Any, shards: list[PlannedShard], report: Callable[[Tally], None]) 
     while True:
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # nodes come and go
         for shard in islice(waiting, max(0, QUEUED_PER_CORE * cores - len(running))):
-            running.add(remote.remote(shard.task(), shard.settings.as_dict()))
+            running.add(remote.remote(_task_of_nodes(shard), shard.settings.as_dict()))
         if not running:
             return stages
         ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
@@ -64,6 +67,11 @@ def _run(ray: Any, shards: list[PlannedShard], report: Callable[[Tally], None]) 
             done += added
             running.remove(reference)
         report(done)
+
+
+def _task_of_nodes(shard: PlannedShard) -> ShardTask:
+    out = shard.out.absolute() if is_local(shard.out) else shard.out
+    return dataclasses.replace(shard, out=out).task()
 
 
 def _make_on_node(task: ShardTask, settings: dict[str, Any]) -> tuple[Stages, Tally]:

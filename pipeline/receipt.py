@@ -76,6 +76,17 @@ def read_receipt(folder: Path, split: str, number: int) -> Receipt | None:
     return receipt if whole and dali_index == dali_index_text(rows, component) else None
 
 
+def made_receipt(folder: Path, split: str, number: int) -> Receipt:
+    """The receipt of a shard that an engine made just now; OSError where it is not there."""
+    receipt = read_receipt(folder, split, number)
+    if receipt is None:
+        raise OSError(
+            f"{shard_stem(split, number)}.tar was made and is not in {folder}: the nodes do not "
+            "share this output folder, or somebody removed files of it"
+        )
+    return receipt
+
+
 def _is_consistent(receipt: Receipt) -> bool:
     """Whether a receipt's settings are those of its hash, and its quarantined have a reason."""
     entries = all(

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.atomic import is_local, put_whole, remove_temporaries
 from pipeline.existing_shards import Standing, standing
 from pipeline.plan import PlannedShard
-from pipeline.receipt import read_receipt, receipt_path
+from pipeline.receipt import made_receipt, receipt_path
 from pipeline.shards import dali_index_path, shard_stem, sums_path
 
 RENEWAL_NAME = ".renewal"  # a folder in that of the shards; what is in it outlives a kill
@@ -73,6 +73,5 @@ def _is_made(shard: PlannedShard) -> bool:
 
 def _lacked(shard: PlannedShard, folder: Path) -> set[int]:
     """The ids of originals that a shard in `folder` lacks."""
-    receipt = read_receipt(folder, shard.split, shard.number)
-    assert receipt is not None
+    receipt = made_receipt(folder, shard.split, shard.number)
     return {int(entry["id"]) for entry in receipt.quarantined}

@@ -1,5 +1,6 @@
 """Every original is written or accounted for; interruptions and restarts change no byte."""
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -108,6 +109,20 @@ def test_shards_that_an_engine_made_with_other_codecs_become_no_data_set(tmp_pat
         prepare(source, out, SETTINGS, engine)
     with pytest.raises(ValueError, match="has not finished"):
         open_dataset(out)
+
+
+def test_shards_that_an_engine_made_elsewhere_are_no_shards_here(tmp_path: Path) -> None:
+    def engine(shards: list[PlannedShard]) -> Stages:
+        for shard in shards:  # as a node does whose folder of this name is its own
+            make_shard(dataclasses.replace(shard, out=elsewhere).task(), lambda _: None)
+        return Counter()
+
+    source, out = open_source(small_source(tmp_path / "source")), tmp_path / "out"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    message = rf"train-000000.tar was made and is not in {out}: the nodes do not share this output"
+    with pytest.raises(OSError, match=message):
+        prepare(source, out, SETTINGS, engine)
 
 
 def test_an_unfinished_folder_says_how_to_go_on(shard_copy: Path, image_folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.locations import location
 from pipeline.plan import PlannedShard, Settings, ShardTask, plan
 from pipeline.ray_engine import _run
 from pipeline.sources import open_source
@@ -154,6 +155,25 @@ def test_a_node_of_other_codecs_is_refused_by_name_and_makes_no_shard(tmp_path: 
     assert list((tmp_path / "out").iterdir()) == []
     _run(OneNode(), shards, lambda _: None)
     assert len(list((tmp_path / "out").glob("*.receipt.json"))) == len(shards)
+
+
+def test_nodes_are_given_a_relative_output_by_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    node = OneNode()
+    shards = planned(small_source(tmp_path / "source"), Path("out"))
+    _run(node, shards, lambda _: None)
+    assert {task.out for task in node.tasks} == {tmp_path / "out"}
+
+
+def test_nodes_are_given_an_object_store_by_its_url(tmp_path: Path) -> None:
+    pytest.importorskip("upath", reason="universal_pathlib is not installed (fullfeed[s3])")
+    node, out = OneNode(), location("memory://of-ray/shards")
+    _run(node, planned(small_source(tmp_path / "source"), out), lambda _: None)
+    assert {str(task.out) for task in node.tasks} == {str(out)}
+    getattr(out, "fs").rm("/of-ray", recursive=True)
 
 
 def test_without_ray_the_message_says_what_to_install(
