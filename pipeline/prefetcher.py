@@ -108,8 +108,6 @@ class Prefetcher:
         self._handover, self._clock = handover, clock
         self._depth = config.prefetch + READ_AHEAD  # steps begun at a time
         self._stage = self._open_stage()
-        if self._stage is not None:
-            weakref.finalize(self, self._stage.leave)
         self._reader = self._open_reader()
         # In its thread, which gets no signals, all that takes a lock is called: see Latch.
         self._ahead: Ahead[Any] = Ahead("fullfeed-prepare")
@@ -157,6 +155,7 @@ class Prefetcher:
         if self._renderer.settings.depth + READ_AHEAD != self._depth:
             self._ahead.clear(then=self._reader.close)
             self._depth = self._renderer.settings.depth + READ_AHEAD
+            self._stage = self._open_stage()  # the reader closed its own
             self._reader = self._open_reader()
 
     def stop(self) -> None:
@@ -279,10 +278,12 @@ class Prefetcher:
         config = self._config
         if config.stage_dir is None:
             return None
-        return Stage(
+        stage = Stage(
             config.shards,
             self._dataset.split(config.split).shards,
             StageFolder(config.stage_dir, config.stage_bytes, config.stage_patience_seconds),
             window=config.window if config.training else 1,
             steps_ahead=(2 if config.calibrate else 1) * config.prefetch + READ_AHEAD,
         )
+        weakref.finalize(self, stage.leave)
+        return stage

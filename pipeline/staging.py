@@ -70,6 +70,7 @@ class Stage:
 
         ValueError where the steps read ahead need more shards at a time than the bound holds.
         """
+        assert not self._closing.is_set()  # nobody would bring anything
         plan = plan_stage(coming, batch_size, step, self._steps_ahead)
         most_bytes = plan.most_bytes([shard.bytes for shard in self._shards])
         if most_bytes > self._folder.max_bytes:

@@ -264,14 +264,20 @@ def test_with_auto_a_calibrated_loader_tells_its_backend_and_validation_takes_it
     assert given.rendered_as(loader.settings, loader.backend).backend == "auto"  # not measured
 
 
+@pytest.mark.parametrize("staged", [False, True])
 def test_a_calibration_may_find_more_steps_ahead_and_batches_stay_the_same(
-    shard_folder: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+    shard_folder: Path,
+    tmp_path: Path,
+    opened: Open,
+    staged: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a GPU; here the deepest is taken for the fastest."""
     monkeypatch.setattr("pipeline.renderer.deeper", lambda one: [replace(one, depth=6)])
     monkeypatch.setattr("pipeline.renderer.fastest", lambda choices, *_: choices[-1])
     expected = [kept(batch) for batch in opened(shard_folder, backend="numpy", batch_size=4)]
-    loader = opened(shard_folder, backend="numpy", batch_size=4, calibrate=True)
+    staging = {"stage_dir": tmp_path / "stage"} if staged else {}
+    loader = opened(shard_folder, backend="numpy", batch_size=4, calibrate=True, **staging)
     assert loader.settings.depth == 6
     assert loader.config.rendered_as(loader.settings, "numpy").prefetch == 6
     assert [kept(batch) for batch in loader] == expected
