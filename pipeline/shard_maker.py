@@ -39,6 +39,8 @@ ONE_FILE_ERRORS = {
 }  # fmt: skip
 # Of one bad place on a disk, or of all of it: EUCLEAN (Linux) is a file system's checksum.
 DISK_ERRORS = {errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)}
+# Of one file, or of all where a disk that links lead to was unmounted or mounted for others.
+ACCESS_ERRORS = {errno.ENOENT, errno.EACCES, errno.EPERM}
 MAX_DISK_ERRORS = 8  # of originals that follow each other in a shard; more is no bad place
 
 
@@ -48,7 +50,8 @@ def make_shard(task: ShardTask, advance: Callable[[Tally], None]) -> Stages:
     advance: called after every original with what it adds. Returns the seconds spent per stage.
     An original that cannot become a sample is quarantined, one on a bad place of a disk as well.
     OSError ends the task: a full disk, a source that is gone, a disk that reads nothing any more
-    (MAX_DISK_ERRORS originals in a row, or all of a shard).
+    (MAX_DISK_ERRORS originals in a row, or all of a shard; broken links and files without
+    permission count as well, but for a shard's only one).
     """
     receipt_path(task.out, task.split, task.number).unlink(missing_ok=True)
     maker = _Maker(task)
@@ -74,6 +77,17 @@ def make_shard(task: ShardTask, advance: Callable[[Tally], None]) -> Stages:
 class _DiskError(ImageError):
     """An original that the disk does not give."""
 
+    cause = "the disk, or the connection to it, fails"
+
+
+class _AccessError(_DiskError):
+    """An original that is not there or not ours to read: by itself, or with all of its disk."""
+
+    cause = (
+        "is the disk that they lie on mounted, and may its files be read? Where they are gone for "
+        "good, take them out of the source"
+    )
+
 
 class _HugeFileError(ImageError):
     """A file that no photograph fills: only its checksums were taken."""
@@ -96,10 +110,11 @@ class _Disk:
     def failed(self, name: bytes, error: _DiskError, num_originals: int) -> None:
         """This one could not; OSError where that is no bad place any more."""
         self._failed.append(name)
-        if len(self._failed) in (MAX_DISK_ERRORS, num_originals):
+        is_alone = isinstance(error, _AccessError) and len(self._failed) == 1
+        if len(self._failed) in (MAX_DISK_ERRORS, num_originals) and not is_alone:
             raise OSError(
                 f"{len(self._failed)} originals in a row cannot be read, {os.fsdecode(name)} the "
-                f"last ({error}): the disk, or the connection to it, fails"
+                f"last ({error}): {error.cause}"
             ) from error
 
 
@@ -206,7 +221,8 @@ def _read(originals: Listing, position: int) -> bytes:
             ) from error
         if error.errno in ONE_FILE_ERRORS:
             what = "broken symbolic link" if error.errno == errno.ENOENT else error.strerror
-            raise ImageError(f"{UNREADABLE}: {what}") from error
+            kind = _AccessError if error.errno in ACCESS_ERRORS else ImageError
+            raise kind(f"{UNREADABLE}: {what}") from error
         if error.errno in DISK_ERRORS:
             raise _DiskError(f"{UNREADABLE}: {error.strerror}") from error
         raise

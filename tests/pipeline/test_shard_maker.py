@@ -123,13 +123,15 @@ def test_an_original_that_vanishes_ends_the_task_and_names_it(tmp_path: Path) ->
     assert read_receipt(tmp_path, "train", 0) is None
 
 
-def bad_places(originals: Collection[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the disk fail wherever one of these originals lies."""
+def bad_places(
+    originals: Collection[bytes], monkeypatch: pytest.MonkeyPatch, number: int = errno.EIO
+) -> None:
+    """Lets the disk fail wherever one of these originals lies, with the error of this number."""
     read = FilePlaces.read
 
     def read_or_fail(places: FilePlaces, position: int) -> bytes:
         if places.names[position] in originals:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(number, os.strerror(number))
         return read(places, position)
 
     monkeypatch.setattr(FilePlaces, "read", read_or_fail)
@@ -214,6 +216,56 @@ def test_a_disk_that_reads_nothing_any_more_ends_the_task_with_nothing_quarantin
         make_shard(task.task(), lambda _: None)
         receipt = read_receipt(tmp_path, "train", 0)
         assert receipt is not None and len(receipt.quarantined) == num_bad
+
+
+def lose(source: Path, tmp_path: Path) -> None:
+    """What every original is now a link to is not mounted any more."""
+    (source / "train").rename(tmp_path / "disk")
+    for original in (tmp_path / "disk").glob("*/*"):
+        link = source / "train" / original.relative_to(tmp_path / "disk")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(original)
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+
+
+@pytest.mark.parametrize("num_originals", [12, 3])
+def test_links_to_a_disk_that_is_not_mounted_any_more_end_the_task(
+    tmp_path: Path, num_originals: int
+) -> None:
+    source = small_source(tmp_path / "source")
+    lose(source, tmp_path)
+    before = set(tmp_path.iterdir())
+    task = next(plan(open_source(source), tmp_path, Settings(images_per_shard=num_originals)))
+    num_failed = min(num_originals, MAX_DISK_ERRORS)
+    message = rf"^{num_failed} originals in a row cannot be read, train/.* the last \(unreadable: "
+    with pytest.raises(OSError, match=message + r"broken symbolic link\): is the disk .*mounted"):
+        make_shard(task.task(), lambda _: None)
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_disk_whose_files_may_not_be_read_any_more_ends_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    task = first_task(small_source(tmp_path / "source"), tmp_path)
+    bad_places(set(task.originals.names), monkeypatch, number)
+    with pytest.raises(OSError, match=rf"\(unreadable: {os.strerror(number)}\): .*may its files"):
+        make_shard(task, lambda _: None)
+
+
+def test_broken_links_among_others_or_alone_in_their_shards_are_no_lost_disk(
+    tmp_path: Path,
+) -> None:
+    source = write_source(tmp_path / "source", train_per_class=7, val_per_class=1)
+    names = list(open_source(source).splits["train"].names)[::3]
+    for name in names:
+        path = source / os.fsdecode(name)
+        path.unlink()
+        path.symlink_to("gone.jpg")
+    for images_per_shard in (1, 30):
+        out = tmp_path / f"{images_per_shard}"
+        outcome = prepare_here(source, out, images_per_shard=images_per_shard)
+        assert outcome.dataset.split("train").quarantined == len(names)
 
 
 def test_bad_places_that_do_not_follow_each_other_are_no_lost_disk(
