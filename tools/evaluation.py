@@ -17,8 +17,7 @@ from trainer.checkpoint import (
 )
 from trainer.config import find_device
 from trainer.evaluate import Tally, evaluate_together
-from trainer.heap import keep_freed_memory
-from trainer.precision import set_float32_products
+from trainer.precision import set_up_device
 
 VIEWS = {"1": "centre crop", "10": "ten views"}
 
@@ -46,9 +45,7 @@ class Evaluation:
         other classes than the shards, or where there is no such split.
         """
         place = find_device(self.device)
-        set_float32_products("fp32", place)
-        if place.type == "cpu":
-            keep_freed_memory()
+        set_up_device("fp32", place)
         config = LoaderConfig(
             shards=self.shards,
             split=self.split,

@@ -16,7 +16,7 @@ from pipeline.originals import FilePlaces, Names
 from pipeline.photographs import decode
 from trainer.checkpoint import Checkpoint, restore_model
 from trainer.evaluate import CENTRE_VIEW, TEN_VIEWS, over_views
-from trainer.precision import set_float32_products
+from trainer.precision import set_up_device
 
 NUM_BEST = 5
 
@@ -42,7 +42,7 @@ class Predictor:
     """The network of a checkpoint, on `device`, for whole photographs; `views` is 1 or 10."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, views: int = 1) -> None:
-        set_float32_products("fp32", device)
+        set_up_device("fp32", device)
         self.model = restore_model(checkpoint, device)
         self.classes: list[str] = checkpoint.config["classes"]
         self.image_format = ImageFormat.from_settings(checkpoint.made_by["shard_settings"])

@@ -11,7 +11,6 @@ from trainer.ceiling import first_batch, measure_ceiling
 from trainer.checkpoint import Checkpoint
 from trainer.chosen_forms import find_forms, forms_told, known_forms
 from trainer.config import WIRE_DTYPES, RunConfig, asked_preset, notes, resolve_preset
-from trainer.heap import keep_freed_memory
 from trainer.loop import Trainer, why_eager
 from trainer.model import AlexNet
 from trainer.overfit import OverfitFeed, require_images
@@ -20,7 +19,7 @@ from trainer.precision import (
     Arithmetic,
     explain_precision,
     find_precision,
-    set_float32_products,
+    set_up_device,
 )
 from trainer.preset import Preset
 from trainer.start import build_model, find_layout
@@ -205,7 +204,7 @@ class Parts:
 def plan_parts(config: RunConfig, world: World) -> Parts:
     """Opens the shards and settles what the options leave open; every rank calls it.
 
-    Sets how this process multiplies float32 matrices, and on a CPU that it keeps memory.
+    Sets how this process computes on its device.
     ValueError for what the user has to put right: shards, statistics, batch, precision, modes.
     """
     dataset = open_dataset(config.shards)
@@ -215,9 +214,7 @@ def plan_parts(config: RunConfig, world: World) -> Parts:
         require_images(config.overfit, num_images)
     preset = resolve_preset(config, config.overfit or num_images)
     precision = find_precision(config.precision, preset.training.precision, world.device)
-    set_float32_products(precision, world.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
+    set_up_device(precision, world.device)
     layout, mode_told = find_layout(config, preset, world, precision)
     return Parts(
         config=config,

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.heap import keep_freed_memory
+
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,13 +25,15 @@ def explain_precision(precision: str, device: torch.device) -> str:
     return f"{precision} on {device.type}"
 
 
-def set_float32_products(precision: str, device: torch.device) -> None:
-    """Sets how a GPU multiplies float32 numbers, for the whole process, until it is set again.
+def set_up_device(precision: str, device: torch.device) -> None:
+    """Sets how this process computes on a device, until it is set again.
 
-    With tf32 the factors are rounded to ten bits behind the point on the tensor cores; with every
-    other precision float32 is float32, in convolutions too, where torch's own default is tf32. On
-    a CPU nothing is set: there is no such unit.
+    How a GPU multiplies float32 numbers: with tf32 the factors are rounded to ten bits behind the
+    point on the tensor cores; with every other precision float32 is float32, in convolutions too,
+    where torch's own default is tf32. On a CPU, which has no such unit, that memory is kept.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda":
         rounded = precision == "tf32"
         torch.set_float32_matmul_precision("high" if rounded else "highest")

@@ -134,7 +134,7 @@ def test_products_of_float32_are_not_rounded_on_a_gpu(
 ) -> None:
     """As in training; torch's own default for convolutions is tf32."""
     asked: list[tuple[str, torch.device]] = []
-    monkeypatch.setattr(evaluation, "set_float32_products", lambda *what: asked.append(what))
+    monkeypatch.setattr(evaluation, "set_up_device", lambda *what: asked.append(what))
     assert call(run_folder / "last.safetensors", shard_folder).exit_code == 0
     assert asked == [("fp32", torch.device("cpu"))]
 

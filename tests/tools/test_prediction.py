@@ -100,7 +100,7 @@ def test_products_of_float32_are_not_rounded_on_a_gpu(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, torch.device]] = []
-    monkeypatch.setattr(prediction, "set_float32_products", lambda *what: asked.append(what))
+    monkeypatch.setattr(prediction, "set_up_device", lambda *what: asked.append(what))
     Predictor(checkpoint, CPU)
     assert asked == [("fp32", CPU)]
 

@@ -12,7 +12,7 @@ from trainer.precision import (
     Arithmetic,
     explain_precision,
     find_precision,
-    set_float32_products,
+    set_up_device,
     zero_momentum,
 )
 
@@ -58,16 +58,22 @@ def test_a_gpu_rounds_float32_factors_only_with_tf32(
         (precision, ("high", True) if precision == "tf32" else ("highest", False)),
         (other, ("high", True) if other == "tf32" else ("highest", False)),
     ):
-        set_float32_products(asked, GPU)
+        set_up_device(asked, GPU)
         assert settings() == expected
 
 
 @chosen
-def test_on_a_cpu_nothing_is_set(precision: str, float32_products: None) -> None:
+def test_on_a_cpu_memory_is_kept_and_products_are_left_alone(
+    precision: str, float32_products: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr("trainer.precision.keep_freed_memory", lambda: kept.append(True))
     torch.backends.cudnn.allow_tf32 = precision != "tf32"
     before = settings()
-    set_float32_products(precision, CPU)
-    assert settings() == before
+    set_up_device(precision, CPU)
+    assert settings() == before and kept == [True]
+    set_up_device(precision, GPU)
+    assert kept == [True]
 
 
 @pytest.mark.parametrize(

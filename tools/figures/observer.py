@@ -14,7 +14,7 @@ from pipeline.images import Pixels
 from tools.figures.stored_images import Images
 from trainer.checkpoint import Checkpoint, restore_model
 from trainer.evaluate import CENTRE_VIEW, over_views
-from trainer.precision import set_float32_products
+from trainer.precision import set_up_device
 
 NUM_BEST = 5
 NUM_MISTAKES = 12
@@ -34,7 +34,7 @@ class Observer:
     """The network of a checkpoint, on `device`, in float32, shown centre crops."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        set_float32_products("fp32", device)
+        set_up_device("fp32", device)
         self.model = restore_model(checkpoint, device)
         self._device = device
         self._features = torch.empty(0)

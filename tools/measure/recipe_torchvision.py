@@ -28,8 +28,9 @@ from pipeline.draws import CROP_PX
 from pipeline.images import SIZE_PX, Pixels
 from pipeline.loader import Loader, LoaderConfig
 from tools.measure.recipe_runs import Run
-from trainer.evaluate import Errors, Tally
 from trainer.architecture import scaled
+from trainer.evaluate import Errors, Tally
+from trainer.precision import set_up_device
 
 BATCH_SIZE = 32
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
@@ -68,6 +69,7 @@ class TorchvisionRecipe:
     """Trains that network on a shard folder's images, decoded once and kept in memory."""
 
     def __init__(self, shards: Path, width: float, device: torch.device) -> None:
+        set_up_device("fp32", device)
         self._width, self._device = width, device
         self.rate = LEARNING_RATE
         self._num_classes, *self._train = _decoded(shards, "train")
