@@ -34,7 +34,9 @@ def repeats_option(command: Command) -> Command:
 def publishing_options(command: Command) -> Command:
     """Adds --json and --plot."""
     for option in (
-        click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="A picture."),
+        click.option(
+            "--plot", "plot_path", type=click.Path(path_type=Path), help="A picture, PNG."
+        ),
         click.option(
             "--json", "json_path", type=click.Path(path_type=Path), help="Write it here too."
         ),

@@ -101,6 +101,8 @@ class Paths:
             require_place(self.json, "--json")
         if self.plot is not None:
             require_place(self.plot, "--plot")
+            if self.plot.suffix.lower() != ".png":
+                raise ValueError(f"--plot: a PNG file is drawn; name it {self.plot.stem}.png")
             require_matplotlib()
 
 

@@ -64,3 +64,13 @@ def test_where_matplotlib_is_missing_nothing_is_measured(
     assert done.exit_code == 1
     assert "pip install 'fullfeed[plot]'" in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.pdf"])
+def test_a_picture_of_another_kind_is_refused_before_anything_is_measured(
+    shard_folder: Path, tmp_path: Path, name: str
+) -> None:
+    arguments = ["loader", "--shards", str(shard_folder), "--plot", str(tmp_path / name)]
+    done = CliRunner().invoke(benchmark.main, arguments)
+    assert done.exit_code == 1 and "--plot: a PNG file is drawn; name it a.png" in done.output
+    assert list(tmp_path.iterdir()) == []
