@@ -29,7 +29,9 @@ INPUT = (
 )
 SAFETENSORS_INPUT = (
     "float (N, 3, 224, 224), R, G, B in 0..255: the central 224 x 224 of a photograph's central "
-    "square at 256 x 256, minus normalise.mean (of (256, 256, 3): its centre), over normalise.std"
+    "square at 256 x 256, minus normalise.mean (of (256, 256, 3): its centre), over "
+    "normalise.std; then three pixels of 0 to the right and below; where the preset has dropout, "
+    "what fc6 and fc7 give after their activation is halved"
 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.atomic import write_whole
+from pipeline.atomic import require_place, write_whole
 from pipeline.messages import clear_errors
 from tools.evaluation import VIEWS
 from tools.prediction import Predictor
@@ -41,6 +41,8 @@ def main(
     A file that is no photograph is named with the reason, the rest goes on, and the exit code is 1
     in the end.
     """
+    if json_path is not None:
+        require_place(json_path, "--json")
     loaded = load_checkpoint(checkpoint)
     require_finite(loaded, str(checkpoint))
     predictor = Predictor(loaded, find_device(device), int(views))

@@ -189,6 +189,16 @@ class Preset:
     augmentation: Augmentation
     training: Training
 
+    def __post_init__(self) -> None:
+        last = self.training.epochs
+        ends = self.augmentation.lighting_off_epoch <= last
+        expected = f"at most training.epochs = {last}, or it never comes"
+        _require(self.augmentation, "lighting_off_epoch", ends, expected)
+        lacking = {*self.network.removed} | ({"conv6"} if not self.network.conv6 else set())
+        for _, layer, _ in self.training.layer_rates:
+            if layer in lacking:
+                raise ValueError(f"training.layer_rates has {layer}, which the network lacks")
+
     def to_dict(self) -> dict[str, Any]:
         """The fields by owner and name, as JSON gives them back."""
         fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))

@@ -49,7 +49,9 @@ _PAPER: Rows = {
     "augmentation.images_per_crop": (1, "[paper §4.1] a random patch of each image"),
     "training.batch_size": (128, "[paper §5]"),
     "training.learning_rate": (0.01, "[paper §5]"),
-    "training.batch_exponent": (1.0, "[2012] batch 256 with doubled rate \"matches exactly\""),
+    "training.batch_exponent": (
+        1.0, "[2012 lab notes] batch 256 at twice the rate \"matches exactly\", 1,024 does not"
+    ),
     "training.momentum": (0.9, "[paper §5]"),
     "training.nesterov": (False, "[paper §5]"),
     "training.weight_decay": (0.0005, "[paper §5]"),
@@ -98,7 +100,9 @@ _KRIZ2012: Rows = {
     "augmentation.images_per_crop": (32, "[2012 convdata.py] crop_chunk"),
     "training.batch_size": (128, "[paper §5]"),
     "training.learning_rate": (0.01, "[2012 layer-params-145-2010.cfg] notes"),
-    "training.batch_exponent": (1.0, "[2012] batch 256 with doubled rate \"matches exactly\""),
+    "training.batch_exponent": (
+        1.0, "[2012 lab notes] batch 256 at twice the rate \"matches exactly\", 1,024 does not"
+    ),
     "training.momentum": (0.9, "[2012 layer-params-145.cfg] momW, momB"),
     "training.nesterov": (False, "[2012 weights.cu]"),
     "training.weight_decay": (0.0005, "[2012 layer-params-145.cfg] wc"),

@@ -161,7 +161,9 @@ class Session:
         self.records.draw_kernels(tested, self.trainer.step)
         errors = evaluate(tested, self.val_feed, ranks=self.layout.ranks)
         if not math.isfinite(errors.loss):
-            raise FloatingPointError(f"the validation loss after step {self.trainer.step} is NaN")
+            raise FloatingPointError(
+                f"the validation loss after step {self.trainer.step} is {errors.loss}"
+            )
         self._finish_epoch(errors, time.perf_counter() - start)
         return True
 

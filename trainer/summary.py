@@ -68,5 +68,6 @@ def summary(preset: Preset, num_classes: int, width: float = 1.0) -> str:
         )
     parameters = sum(size.num_parameters for size in sizes)
     multiply_adds = sum(size.num_multiply_adds for size in sizes)
-    lines.append(f"{'total':<40} {parameters:>12,} {multiply_adds:>14,}")
+    total = f"total, {num_classes:,} classes"
+    lines.append(f"{total:<40} {parameters:>12,} {multiply_adds:>14,}")
     return "\n".join(lines)

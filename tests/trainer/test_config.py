@@ -86,11 +86,13 @@ def test_a_network_at_chance_at_first_is_given_the_time_to_begin() -> None:
         assert schedule.rate(0) == 0.0025
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 93, 186])
-def test_a_run_of_any_length_has_its_whole_schedule(epochs: int) -> None:
+@pytest.mark.parametrize(("epochs", "drops"), [(1, 0), (2, 1), (3, 2), (6, 2), (7, 3), (93, 3)])
+def test_all_drops_act_in_a_run_that_is_long_enough_for_them(epochs: int, drops: int) -> None:
+    """At 23, 51 and 78 of 93 epochs, rounded up: one that falls on the end never acts."""
     preset = resolve_preset(config(preset="kriz2012", epochs=epochs, batch_size=128), 10**6)
-    assert len(preset.training.drop_epochs) == 3
-    assert preset.training.drop_epochs[-1] <= epochs and preset.augmentation.is_lit(0)
+    schedule = build_schedule(preset, steps_per_epoch=10)
+    assert schedule.rate(10 * epochs - 1) == pytest.approx(0.01 / 10**drops)
+    assert schedule.rate(0) == 0.01 and preset.augmentation.is_lit(0)
 
 
 def test_a_batch_larger_than_the_training_split_is_refused() -> None:

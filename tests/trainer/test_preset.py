@@ -68,6 +68,16 @@ def test_a_rate_of_a_layer_out_of_bounds_is_the_one_that_is_named(rate: list[Any
 
 
 @pytest.mark.parametrize(
+    ("layer", "changes"), [("conv6", {}), ("conv3", {"removed": ["conv4", "conv3"]})]
+)
+def test_a_rate_of_a_layer_that_the_network_lacks_is_refused(
+    layer: str, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"layer_rates has {layer}, which the network lacks"):
+        override(PAPER, {"layer_rates": [[1, layer, 0.1]], **changes})
+
+
+@pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("epochs", 0, "epochs is 0, must be 1 to 10,000: a schedule has to end"),
@@ -78,6 +88,7 @@ def test_a_rate_of_a_layer_out_of_bounds_is_the_one_that_is_named(rate: list[Any
         ("drop_epochs", [0], "epochs from 1"),
         ("drop_factor", 1e300, "drop_factor is 1e.300, must be smaller: 3 drops would leave less"),
         ("drop_epochs", [1] * 21, "drop_factor is 10.0, must be smaller: 21 drops"),
+        ("lighting_off_epoch", 94, "off_epoch is 94, must be at most training.epochs = 93, or"),
     ],
 )
 def test_a_schedule_that_never_ends_or_never_falls_is_refused(

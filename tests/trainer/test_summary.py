@@ -159,5 +159,5 @@ def test_the_layers_come_in_the_order_of_the_preset() -> None:
 
 def test_the_table_ends_with_the_totals() -> None:
     lines = summary(PAPER, 1000).splitlines()
-    assert lines[-1].split() == ["total", "60,965,224", "724,406,816"]
+    assert lines[-1].split() == ["total,", "1,000", "classes", "60,965,224", "724,406,816"]
     assert len({len(line) for line in lines}) == 1
