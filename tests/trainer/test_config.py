@@ -95,6 +95,17 @@ def test_all_drops_act_in_a_run_that_is_long_enough_for_them(epochs: int, drops:
     assert schedule.rate(0) == 0.01 and preset.augmentation.is_lit(0)
 
 
+@pytest.mark.parametrize("name", ["paper", "kriz2012"])
+def test_a_few_images_are_learned_at_a_rate_that_never_drops(name: str) -> None:
+    """Whatever the error does; scaled with the root of the batch, for 4 images of 128."""
+    preset = resolve_preset(config(preset=name, overfit=32), 32)
+    schedule = build_schedule(preset, steps_per_epoch=8)
+    for epoch in range(preset.training.epochs):
+        assert schedule.rate(8 * epoch) == pytest.approx(0.01 * (4 / 128) ** 0.5)
+        schedule.observe(0.9)
+    assert not preset.training.layer_rates and not preset.augmentation.is_lit(0)
+
+
 def test_a_batch_larger_than_the_training_split_is_refused() -> None:
     with pytest.raises(ValueError, match="--batch-size is 65, the training split has 64 images"):
         resolve_preset(config(batch_size=65), 64)
