@@ -1,5 +1,6 @@
-"""Which shards an epoch needs from which step to which, and whether they fit."""
+"""Which shards an epoch needs from which step to which, and whether they can all be held."""
 
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.byte_size import show_bytes
 from pipeline.order import Window
+
+SPARE_FILES = 64  # of a process, for all that is no staged shard
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,24 @@ def require_room(
                 f"another: {show_bytes(needed)}, --stage-bytes is {show_bytes(max_bytes)}; give a "
                 "larger --stage-bytes" + (", or a smaller --window" if window > 1 else "")
             )
+
+
+def require_files(source: Path, num_shards: int, window: Window) -> None:
+    """Lets this process open so many files more: a held shard is an open one.
+
+    Raises its soft limit, which is often 1,024, within the hard one; what others of the process
+    may open stays theirs. ValueError, with both ways out, where the hard limit is too low.
+    source: the folder of the shards. window: of their order.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_bounded = hard != resource.RLIM_INFINITY
+    if is_bounded and num_shards + SPARE_FILES > hard:
+        smaller = "give --window W to" if window == "all" else "give a smaller --window to"
+        raise ValueError(
+            f"{source}: up to {num_shards} shards are held open at a time, and a process may open "
+            f"{hard} files here: allow more (`ulimit -n {num_shards + SPARE_FILES}`, as root, or "
+            f"nofile in limits.conf; docker run --ulimit nofile=N), or {smaller} hold fewer"
+        )
+    if soft not in (hard, resource.RLIM_INFINITY):
+        raised = min(soft + num_shards, hard) if is_bounded else soft + num_shards
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))

@@ -22,7 +22,7 @@ from pipeline.manifest import Shard
 from pipeline.open_shards import OpenShard
 from pipeline.order import Window
 from pipeline.stage_folder import Download, Elsewhere, NoRoom, StageFolder
-from pipeline.stage_plan import StagePlan, plan_stage, require_room
+from pipeline.stage_plan import StagePlan, plan_stage, require_files, require_room
 from pipeline.stage_trouble import StageTrouble
 from pipeline.transfer import Stopped, fetch
 
@@ -36,7 +36,8 @@ class Stage:
 
     source: the folder, here or on an object store, of `shards`. window: of the order, 1 for
     validation. steps_ahead: that are read beyond the next one to be delivered. ValueError where
-    what is read at one time does not fit into the folder's bound.
+    what is read at one time does not fit into the folder's bound, or is more files than a process
+    may open.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Stage:
         self._steps_ahead = steps_ahead
         self._num_ahead = len(shards) if window == "all" else max(window, NUM_TRANSFERS)
         require_room(source, [shard.bytes for shard in shards], window, folder.max_bytes)
+        most_held = len(shards) if window == "all" else 2 * window + self._num_ahead
+        require_files(source, min(most_held, len(shards)), window)
         self._step = 0
         self._plan: StagePlan | None = None
         self._turns: frozenset[int] = frozenset()

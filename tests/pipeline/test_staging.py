@@ -1,6 +1,9 @@
 """Staged shards give the batches that local ones give, and never take more than their bound."""
 
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ from pipeline.stage_folder import StageFolder
 from pipeline.staging import Stage
 from tests.conftest import compute_statistics, prepare_here
 from tests.pipeline.conftest import (
+    ROOT,
     Open,
     WebStore,
     kept,
@@ -319,6 +323,72 @@ def test_the_next_shards_come_before_anybody_asks_for_them(
             time.sleep(0.005)
         stage.passed(step + 1)
     stage.close()
+
+
+HOLD_ALL = """
+import resource, sys
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.manifest import Shard
+from pipeline.stage_folder import StageFolder
+from pipeline.staging import Stage
+
+source, target, soft, hard, num_shards, window = Path(sys.argv[1]), *sys.argv[2:]
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), int(hard)))
+sha256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of "x"
+shards = [Shard(name=f"{i}.tar", samples=1, bytes=1, sha256=sha256)
+          for i in range(int(num_shards))]
+try:
+    stage = Stage(source, shards, StageFolder(Path(target)), steps_ahead=1,
+                  window="all" if window == "all" else int(window))
+except ValueError as error:
+    sys.exit(f"refused: {error}")
+stage.begin(np.arange(len(shards)), batch_size=len(shards), step=0)
+held = [stage.get(number) for number in range(len(shards))]
+print(len({shard.descriptor for shard in held}), *resource.getrlimit(resource.RLIMIT_NOFILE))
+stage.close()
+"""
+
+
+@pytest.fixture
+def many_shards(tmp_path: Path) -> Path:
+    """150 of one byte each."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for number in range(150):
+        (folder / f"{number}.tar").write_text("x")
+    return folder
+
+
+def holding_all(
+    source: Path, soft: int, hard: int, window: str = "all"
+) -> "subprocess.CompletedProcess[str]":
+    """A process of these limits that opens a stage of 150 shards, and holds all at once."""
+    limits = [str(number) for number in (soft, hard, 150)]
+    command = [sys.executable, "-c", HOLD_ALL, str(source), str(source.parent / "stage")]
+    return subprocess.run(
+        [*command, *limits, window],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_more_shards_than_a_process_may_open_at_first_are_held(many_shards: Path) -> None:
+    done = holding_all(many_shards, soft=100, hard=240)
+    assert (done.stdout, done.stderr) == ("150 240 240\n", "")
+    done = holding_all(many_shards, soft=100, hard=4000)
+    assert done.stdout == "150 250 4000\n"  # what it may open besides is what it was
+
+
+def test_more_shards_than_a_process_may_ever_open_are_refused(many_shards: Path) -> None:
+    done = holding_all(many_shards, soft=100, hard=200)
+    assert re.search(r"refused: .*source: up to 150 shards are held open .* 200 files .*ulimit -n "
+                     r"214.*or give --window W", done.stderr)  # fmt: skip
+    done = holding_all(many_shards, soft=100, hard=200, window="50")
+    assert "a smaller --window" in done.stderr
+    # The refusal counts what a window holds: 2 x 20 and 20 ahead are few enough.
+    assert holding_all(many_shards, soft=100, hard=200, window="20").stdout == "150 160 200\n"
 
 
 # ---- an object store ----
