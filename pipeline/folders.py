@@ -19,19 +19,26 @@ OTHER_NAMES = {  # of a split's folder, in small letters
 
 @dataclass(frozen=True)
 class Found:
-    """Files below a folder: sorted paths relative to the root, and how much litter was passed."""
+    """Files below a folder: sorted paths relative to the root, and how much litter was passed.
+
+    strays: paths of what lies beside class folders and is no litter; they are in `ignored` too.
+    """
 
     names: Names
     ignored: int
+    strays: tuple[bytes, ...] = ()
 
 
 def open_folders(root: Path) -> Source:
     """<split>/<class>/… below `root`; classes are the sorted names of train's folders.
 
     A test folder without class folders (ImageNet's) is left out, and its files counted.
-    ValueError where train has no file, or where another split has a class that train lacks.
+    ValueError where train has no file, where another split has a class that train lacks, or where
+    a split or a class is a link that leads nowhere.
     """
     refuse_misnamed(root)
+    for split in SPLITS:
+        _refuse_broken_link(os.fspath(root / split))
     there = [split for split in SPLITS if (root / split).is_dir()]
     if "train" not in there:
         raise ValueError(f"there is no folder {root}/train; expected train/<class>/*")
@@ -114,7 +121,9 @@ def split_off(source: Source, fraction: float) -> Source:
     if not chosen.any():
         raise ValueError(f"--val-fraction {fraction} takes no image of any class: too small")
     splits = {
-        "train": replace(train.take(np.flatnonzero(~chosen)), ignored=train.ignored),
+        "train": replace(
+            train.take(np.flatnonzero(~chosen)), ignored=train.ignored, strays=train.strays
+        ),
         "val": train.take(np.flatnonzero(chosen)),
         **{name: rest for name, rest in source.splits.items() if name != "train"},
     }
@@ -125,17 +134,29 @@ def class_files(root: Path, split: str) -> dict[bytes, Found]:
     """The files of every class folder of root/split (of root where `split` is ""), by class name.
 
     What lies beside the class folders and belongs to none counts as litter, under the name b"".
+    ValueError where a link there leads nowhere: it may be a class, and all labels would shift.
     """
-    names, num_strays = [], 0
+    names, num_ignored, strays = [], 0, []
+    above = os.fsencode(split)
     with os.scandir(os.fsencode(root / split)) as entries:
         for entry in entries:
             if entry.is_dir() and entry.name[:1] != b".":
                 names.append(entry.name)
-            else:
-                num_strays += 1
-    above = os.fsencode(split)
+                continue
+            num_ignored += 1
+            if not litter(entry.name):
+                _refuse_broken_link(os.fsdecode(entry.path))
+                strays.append(os.path.join(above, entry.name))
     found = {name: files_below(root, os.path.join(above, name)) for name in sorted(names)}
-    return found | {b"": Found(Names.pack([]), num_strays)}
+    return found | {b"": Found(Names.pack([]), num_ignored, tuple(sorted(strays)))}
+
+
+def _refuse_broken_link(path: str) -> None:
+    if os.path.islink(path) and not os.path.exists(path):
+        raise ValueError(
+            f"{path} is a broken symbolic link, to {os.readlink(path)}: its images would be left "
+            "out; mount what it leads to, or remove it"
+        )
 
 
 def empty_classes(found: Mapping[bytes, Found]) -> tuple[str, ...]:
@@ -183,6 +204,7 @@ def folder_listing(
         labels=labels,
         places=FilePlaces(root, names),
         ignored=sum(inside.ignored for inside in found.values()),
+        strays=tuple(os.fsdecode(name) for inside in found.values() for name in inside.strays),
     )
 
 

@@ -216,13 +216,15 @@ class Listing:
 
     names: relative POSIX paths or archive members (bytes), sorted bytewise. labels: int32,
     position of each original's class in `Source.classes`. ignored: files passed over because they
-    are a file manager's litter.
+    are a file manager's litter, or belong to no class. strays: the names of the latter, where they
+    lie beside class folders.
     """
 
     names: Names
     labels: NDArray[np.int32]
     places: Places
     ignored: int = 0
+    strays: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 import click
 
@@ -9,6 +10,8 @@ from pipeline.manifest import QUARANTINE_NAME
 from pipeline.originals import Source
 from pipeline.prepare import Outcome
 from pipeline.shard_maker import Stages
+
+NUM_SHOWN = 5  # names in a line of the account
 
 
 def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
@@ -27,10 +30,15 @@ def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
         )
     for name, count in source.unlabelled.items():
         click.echo(f"  left out, no labels: {count:,} of {name}")
+    for name, listing in source.splits.items():
+        if listing.strays:
+            shown = _some([repr(stray) for stray in listing.strays])
+            click.echo(
+                f"  ignored, beside class folders and so of no class: {len(listing.strays):,} of "
+                f"{name}: {shown}"
+            )
     if source.empty:
-        shown = ", ".join(source.empty[:5])
-        more = f" and {len(source.empty) - 5:,} more" if len(source.empty) > 5 else ""
-        click.echo(f"  no images, so no class: {shown}{more}")
+        click.echo(f"  no images, so no class: {_some(source.empty)}")
     reasons: Counter[tuple[str, str]] = Counter()
     for line in (dataset.folder / QUARANTINE_NAME).read_text().splitlines():
         entry = json.loads(line)
@@ -45,6 +53,12 @@ def print_account(outcome: Outcome, source: Source, *, seconds: float) -> None:
         f"{len(dataset.classes):,} classes, in {seconds:,.1f} s; "
         f"next: tools/compute_pca.py {dataset.folder}"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    more = f" and {len(names) - NUM_SHOWN:,} more" if len(names) > NUM_SHOWN else ""
+    return ", ".join(names[:NUM_SHOWN]) + more
 
 
 def _print_stages(stages: Stages) -> None:

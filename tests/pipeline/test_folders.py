@@ -123,6 +123,37 @@ def test_what_lies_beside_class_folders_is_counted(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     assert [len(listing) for listing in source.splits.values()] == [1, 1]
     assert [listing.ignored for listing in source.splits.values()] == [3, 1]
+    named = [listing.strays for listing in source.splits.values()]
+    assert named == [("train/2.jpg", "train/README"), ()]  # what is hidden is litter
+
+
+def test_what_lies_beside_the_classes_of_a_tree_stays_named_where_val_is_set_apart(
+    tmp_path: Path,
+) -> None:
+    write(tree_of(tmp_path, SIZES), "stray.jpg")
+    splits = open_source(tmp_path, val_fraction=0.5).splits
+    assert {name: listing.strays for name, listing in splits.items()} == {
+        "train": ("stray.jpg",), "val": ()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["train/b", "val/b", "val"])
+def test_a_class_or_split_that_is_a_broken_link_is_refused_by_name(
+    tmp_path: Path, name: str
+) -> None:
+    write(tmp_path, "train/a/1.jpg", "train/c/1.jpg")
+    if name != "val":
+        write(tmp_path, "val/a/1.jpg")
+    (tmp_path / name).symlink_to("unmounted/b")
+    expected = rf"{tmp_path / name} is a broken symbolic link, to unmounted/b: .*mount"
+    with pytest.raises(ValueError, match=expected):
+        open_source(tmp_path)
+
+
+def test_a_class_of_a_tree_that_is_a_broken_link_is_refused_by_name(tmp_path: Path) -> None:
+    (tree_of(tmp_path, SIZES) / "zebra").symlink_to("unmounted")
+    with pytest.raises(ValueError, match=r"/zebra is a broken symbolic link, to unmounted: "):
+        open_source(tmp_path)
 
 
 def test_hidden_folders_within_classes_are_passed_over_and_counted(tmp_path: Path) -> None:

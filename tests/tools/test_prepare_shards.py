@@ -1,6 +1,7 @@
 """The command that prepares shards: run as a file from anywhere, one message, the right code."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -214,12 +215,16 @@ def test_what_has_no_labels_or_no_images_is_named_in_the_account(
     shutil.copytree(image_folder / "val", source / "train")
     for name in "uvwxyz":
         (source / "train" / name).mkdir()
+    for name in ("new\nline.jpg", os.fsdecode(b"caf\xe9.jpg")):
+        shutil.copy(image_folder / "val/ant/00.jpg", source / "train" / name)
     for name in ("1.jpg", "2.jpg", "3.jpg"):
         (source / "test" / name).write_bytes(b"never read")
     done = run(tmp_path, source, *FEW)
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "  left out, no labels: 3 of test" in lines
+    told = "  ignored, beside class folders and so of no class: 2 of train: "
+    assert rf"{told}'train/caf\udce9.jpg', 'train/new\nline.jpg'" in lines
     assert "  no images, so no class: u, v, w, x, y and 1 more" in lines
     assert list(open_dataset(tmp_path / "shards").splits) == ["train"]
 
