@@ -19,6 +19,12 @@ DATASET_NAME = "dataset.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 TIMM_NAME = "_info.json"
 CLAIM_NAME = "preparing.json"  # on an object store, while shards are written there
+MADE = re.compile(
+    r"((train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)"
+    r"|(train|val|test)\.index\.npy"
+    rf"|{DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|{CLAIM_NAME}|pca\.json|mean\.npy)"
+    r"(\.([0-9a-f]{16}\.)?tmp)?"  # of a killed writer
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,18 +216,17 @@ def _text(value: Any) -> str:
     return value
 
 
+def is_of_shards(name: str) -> bool:
+    """Whether a preparation gives files this name."""
+    return MADE.fullmatch(name) is not None
+
+
 def remove_dataset(folder: Path) -> int:
     """Removes all that a preparation wrote into `folder`, and nothing else; returns the count.
 
     To be called by the folder's sole writer.
     """
-    made = re.compile(
-        r"((train|val|test)-\d{6}\.(tar|idx|sums\.npz|receipt\.json)"
-        r"|(train|val|test)\.index\.npy"
-        rf"|{DATASET_NAME}|{QUARANTINE_NAME}|{TIMM_NAME}|{CLAIM_NAME}|pca\.json|mean\.npy)"
-        r"(\.([0-9a-f]{16}\.)?tmp)?"  # of a killed writer
-    )
-    paths = [path for path in folder.glob("*") if made.fullmatch(path.name)]
+    paths = [path for path in folder.glob("*") if is_of_shards(path.name)]
     for path in sorted(paths, key=lambda path: path.name != DATASET_NAME):  # it goes first
         path.unlink()
     return len(paths)

@@ -21,7 +21,8 @@ from pipeline.folders import (
     split_off,
 )
 from pipeline.ilsvrc import CHALLENGES, KAGGLE_IMAGES, open_challenge, open_kaggle
-from pipeline.originals import Source
+from pipeline.manifest import is_of_shards
+from pipeline.originals import Source, litter
 from pipeline.parquet import open_parquet, parquet_split
 
 COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -88,6 +89,20 @@ FORMATS: dict[str, Callable[[Path], Source]] = {
 }
 
 
+def _refuse_class_folders(root: Path, tar: Path) -> None:
+    """ValueError where folders of images lie beside a tar: one or the other would be left out."""
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        if litter(os.fsencode(folder.name)):
+            continue
+        files = (name for _, _, names in os.walk(folder) for name in names)
+        if any(not litter(os.fsencode(name)) and not is_of_shards(name) for name in files):
+            raise ValueError(
+                f"{root} has an archive, {tar.name}, and a folder of other files, {folder.name}/: "
+                "move away what is not to be prepared, or say which is: --format class-tars, or "
+                "--format tree"
+            )
+
+
 def _folder(root: Path) -> Path:
     """The folder of an archive, where the archive itself was named."""
     return root if root.is_dir() else root.parent
@@ -117,7 +132,9 @@ def _recognise(root: Path) -> str:
     tables = (path for level in PARQUET_LEVELS for path in root.glob(f"{level}*.parquet"))
     if any(parquet_split(root, path) is not None for path in tables):
         return "parquet"
-    if any(path.name.endswith((".tar", *COMPRESSED_ENDINGS)) for path in root.iterdir()):
+    tars = (path for path in root.iterdir() if path.name.endswith((".tar", *COMPRESSED_ENDINGS)))
+    if (tar := min(tars, default=None)) is not None:
+        _refuse_class_folders(root, tar)
         return "class-tars"
     folders = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
     if len(folders) > 1 and all(name.lower() in OTHER_NAMES for name in folders):

@@ -191,6 +191,23 @@ def test_a_form_can_be_forced_on_what_would_be_taken_for_another(tmp_path: Path)
     assert tars.classes == ("a",) and list(tars.splits["train"].names) == [b"train/a/1.jpg"]
 
 
+@pytest.mark.parametrize("tar", ["notes.tar", "notes.tar.gz"])
+def test_a_tar_beside_class_folders_is_refused_naming_both(tmp_path: Path, tar: str) -> None:
+    write(tmp_path, "ant/1.jpg", "bee/x/2.jpg")
+    assert open_source(tmp_path).format == "tree"
+    write(tmp_path, tar)
+    with pytest.raises(ValueError, match=rf"an archive, {tar}, and a folder .*, ant/: .*--format"):
+        open_source(tmp_path)
+    assert open_source(tmp_path, "tree").classes == ("ant", "bee")
+
+
+def test_class_tars_may_have_shards_and_litter_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"1.jpg": b"one"}))
+    write(tmp_path, ".trash/1.jpg", "empty/.keep", "shards/train-000000.receipt.json")
+    write(tmp_path, "shards/train-000001.tar.0123456789abcdef.tmp", "shards/dataset.json")
+    assert open_source(tmp_path).classes == ("a",)
+
+
 @pytest.mark.parametrize("form", sorted(FORMATS.keys() - {"folders", "tree"}))
 def test_a_forced_form_that_is_not_there_is_refused(tmp_path: Path, form: str) -> None:
     write(tmp_path, "train/a/1.jpg")
