@@ -3,6 +3,7 @@
 import json
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ MAX_CLASSES = 1 << 20  # a damaged label can be any number, and each up to it wo
 CODECS = {  # by their number in parquet.thrift, as pyarrow.decompress names them
     0: None, 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd",
 }  # fmt: skip
+# A file that is one of so many; older ones end in a hash.
+PART = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})(?:-[0-9a-f]+)?\.parquet")
 TAIL_BYTES = 8  # of a file: the length of its footer, 4 bytes, and "PAR1"
 
 
@@ -75,7 +78,8 @@ def open_parquet(root: Path) -> Source:
     The split is told by a file's name (train-00000-of-00257.parquet) or else by the folder it lies
     in (default/train/0000.parquet). Classes are the names in the files' own description where
     there are any, else the numbers. Images without a label (-1, as the test images of ImageNet)
-    are left out and counted. ValueError where columns are missing.
+    are left out and counted. ValueError where columns are missing, or files of a split (by their
+    names, number-of-count).
     """
     splits = _files_by_split(root)
     found = {split: _read_rows(root, paths) for split, paths in splits.items()}
@@ -126,7 +130,26 @@ def _files_by_split(root: Path) -> dict[str, list[Path]]:
         raise ValueError(
             f"{root} has train files in {folders[0]} and {folders[1]}: name one data set"
         )
+    for paths in splits.values():
+        _refuse_missing(paths)
     return splits
+
+
+def _refuse_missing(paths: Sequence[Path]) -> None:
+    """ValueError where names such as train-00000-of-00257.parquet tell of files that lack."""
+    numbers: dict[tuple[Path, str, str], set[int]] = {}
+    for path in paths:
+        if part := PART.fullmatch(path.name):
+            stem, number, count = part.groups()
+            numbers.setdefault((path.parent, stem, count), set()).add(int(number))
+    for (folder, stem, count), there in numbers.items():
+        missing = sorted(set(range(int(count))) - there)
+        if missing:
+            raise ValueError(
+                f"{folder} lacks {len(missing):,} of the {int(count):,} files of {stem}, first "
+                f"{stem}-{missing[0]:0{len(count)}d}-of-{count}.parquet: download it, or rename "
+                "the files if those there are to be prepared alone"
+            )
 
 
 def _checked(listing: Listing, classes: tuple[str, ...], split: str) -> Listing:

@@ -110,10 +110,25 @@ def test_a_row_without_bytes_is_an_empty_original(tmp_path: Path) -> None:
 def test_a_file_without_rows_adds_nothing(tmp_path: Path) -> None:
     without = open_source(write_source(tmp_path / "a"))
     root = write_source(tmp_path / "b")
-    write_rows(root / "data/train-00002-of-00003.parquet", [])
+    write_rows(root / "data/train-more.parquet", [])
     found = open_source(root)
     listed = [contents(it.splits["train"], it.classes) for it in (found, without)]
     assert listed[0] == listed[1] and len(listed[0]) == 9
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00002", "train-00001-of-00002"])
+def test_a_file_that_its_split_lacks_is_named(tmp_path: Path, name: str) -> None:
+    (write_source(tmp_path) / f"data/{name}.parquet").unlink()
+    message = rf"data lacks 1 of the 2 files of train, first {name}\.parquet: download it"
+    with pytest.raises(ValueError, match=message):
+        open_source(tmp_path)
+
+
+def test_files_of_which_one_tells_of_others_are_refused(tmp_path: Path) -> None:
+    root = write_source(tmp_path)
+    write_rows(root / "data/train-00293-of-00294-0a1b2c3d.parquet", [0])
+    with pytest.raises(ValueError, match=r"lacks 293 of the 294 files of train, .*00000-of-"):
+        open_source(tmp_path)
 
 
 def test_files_without_the_columns_are_refused_by_name(tmp_path: Path) -> None:
@@ -292,8 +307,8 @@ def test_one_image_is_read_and_not_its_row_group(tmp_path: Path, options: dict[s
 @pytest.mark.parametrize(
     ("train", "val"),
     [
-        ("train-00000-of-00002.parquet", "validation-00000-of-00001.parquet"),
-        ("data/train-00000-of-00002.parquet", "data/val-00000-of-00001.parquet"),
+        ("train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"),
+        ("data/train-00000-of-00001-0a1b2c3d.parquet", "data/val-00000-of-00001.parquet"),
         ("train/0000.parquet", "validation/0000.parquet"),
         ("default/train/0000.parquet", "default/val/0000.parquet"),
     ],
