@@ -26,14 +26,14 @@ class StageTrouble:
         self._failed: dict[int, str] = {}
         self._rests_until: dict[int, float] = {}
         self._elsewhere: dict[int, tuple[Elsewhere, float]] = {}  # how far it is since when
-        self._full_since: tuple[float, str] | None = None
+        self._full: dict[int, tuple[float, str]] = {}  # no room for it since when, as said then
 
     def forget(self) -> None:
         """Another epoch begins."""
         self._failed.clear()
         self._rests_until.clear()
         self._elsewhere.clear()
-        self._full_since = None
+        self._full.clear()
 
     def failed(self, number: int, error: OSError, *, demanded: bool) -> None:
         """Shard `number` could not be brought; demanded: a reader waited when that began."""
@@ -57,25 +57,29 @@ class StageTrouble:
         """Shard `number` is there, or a transfer of it begins here."""
         self._rests_until.pop(number, None)
         self._elsewhere.pop(number, None)
-        self._full_since = None
+        self._full.clear()  # room comes free: those that wait for more begin to count anew
 
     def is_elsewhere(self, number: int, now_there: Elsewhere) -> None:
         """Another process brings shard `number`, and came as far as this."""
+        self._full.pop(number, None)
         last = self._elsewhere.get(number)
         if last is None or last[0] != now_there:
             self._elsewhere[number] = now_there, time.monotonic()
 
-    def has_no_room(self, full: str) -> None:
-        """What is in use leaves too little for another shard."""
-        self._full_since = self._full_since or (time.monotonic(), full)
+    def has_no_room(self, queue: Sequence[int], full: str) -> None:
+        """What others use leaves too little for the first of these; the rest queue behind it."""
+        self._elsewhere.pop(queue[0], None)
+        for number in queue:
+            if number not in self._elsewhere:
+                self._full.setdefault(number, (time.monotonic(), full))
 
     def require_hope(self, number: int, started: float) -> None:
         """ValueError where who waits for shard `number`, since `started`, waits in vain."""
         if number in self._failed:
             raise ValueError(self._failed[number])
         name, now = self._shards[number].name, time.monotonic()
-        if self._full_since is not None:
-            since, full = self._full_since
+        if number in self._full:
+            since, full = self._full[number]
             if now - max(since, started) > ROOM_SECONDS:
                 raise ValueError(
                     f"no room for {name} for {ROOM_SECONDS:g} s: {full}, also by other processes; "

@@ -175,13 +175,13 @@ class Stage:
     def _claim(self, missing: Sequence[int], demanded: frozenset[int]) -> bool:
         """Takes what is there, begins to bring the rest; whether others are to be waited for."""
         waits = False
-        for number in missing:
+        for place, number in enumerate(missing):
             if len(self._transfers) >= NUM_TRANSFERS:
                 break  # the end of one wakes this thread
             try:
                 claimed = self._folder.claim(self._shards[number])
             except NoRoom as full:
-                self._give_room(number, str(full))
+                self._give_room(missing[place:], str(full))
                 return True
             with self._changed:
                 if isinstance(claimed, Elsewhere):
@@ -195,14 +195,15 @@ class Stage:
                 self._put(number, claimed)
         return waits
 
-    def _give_room(self, number: int, full: str) -> None:
-        """What is only staged ahead makes way for shard `number` where that is needed now."""
+    def _give_room(self, queue: Sequence[int], full: str) -> None:
+        """What is only staged ahead makes way for the first of these where that is needed now."""
         with self._changed:
-            self._trouble.has_no_room(full)
+            if not self._transfers:  # else what is on its way here may make way, once it came
+                self._trouble.has_no_room(queue, full)
             if self._plan is None:
                 return
             needed = {*self._plan.wanted(self._step, 0), *self._demanded}
-            for other in self._staged.keys() - needed if number in needed else ():
+            for other in self._staged.keys() - needed if queue[0] in needed else ():
                 del self._staged[other]
 
     def _begin_transfer(self, number: int, download: Download, demanded: bool) -> None:

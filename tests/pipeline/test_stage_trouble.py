@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,10 +178,60 @@ def test_others_that_bring_one_shard_do_not_hide_that_there_is_no_room_for_anoth
     trouble = StageTrouble(tmp_path, shards, StageFolder(tmp_path, 100))
     while clock < 1000 + ROOM_SECONDS + 2:
         trouble.is_elsewhere(0, Elsewhere(tmp_path / "0.part", int(clock), 0))
-        trouble.has_no_room("all of it is in use")
+        trouble.has_no_room([1], "all of it is in use")
         clock += 1
     with pytest.raises(ValueError, match="no room for 1.tar for 120 s: all of it is in use"):
         trouble.require_hope(1, started=1000.0)
+    trouble.require_hope(0, started=1000.0)  # has no need of room, and 600 s of patience
+
+
+def test_no_room_for_a_shard_is_told_to_who_waits_for_that_one_or_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr("pipeline.stage_trouble.time.monotonic", lambda: clock)
+    shards = [Shard(name=f"{i}.tar", samples=1, bytes=9, sha256=f"{i:064}") for i in range(4)]
+    trouble = StageTrouble(tmp_path, shards, StageFolder(tmp_path, 100))
+    trouble.begins(0)  # a slow transfer
+    trouble.is_elsewhere(3, Elsewhere(tmp_path / "3.part", 1, 0))
+    trouble.has_no_room([1, 2, 3], "all of it is in use")  # wanted ahead
+    clock += ROOM_SECONDS + 1
+    trouble.require_hope(0, started=1000.0)
+    trouble.require_hope(3, started=1000.0)
+    trouble.require_hope(1, started=clock)  # this reader came late
+    for number in (1, 2):
+        with pytest.raises(ValueError, match=f"no room for {number}.tar for 120 s: all of it"):
+            trouble.require_hope(number, started=1000.0)
+    trouble.is_elsewhere(1, Elsewhere(tmp_path / "1.part", 1, 0))
+    trouble.require_hope(1, started=1000.0)
+    trouble.has_no_room([3], "all of it is in use")  # who brought it gave up
+    clock += ROOM_SECONDS + 1
+    with pytest.raises(ValueError, match="no room for 3.tar"):
+        trouble.require_hope(3, started=1000.0)
+    trouble.begins(2)  # others let go of something
+    trouble.require_hope(3, started=1000.0)
+
+
+def test_room_that_a_transfer_of_this_loader_takes_is_waited_for(
+    web_store: WebStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes way once it is there, however slowly it comes: its own tries bound that."""
+    monkeypatch.setattr(pipeline.stage_trouble, "ROOM_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.staging.IDLE_POLL_SECONDS", 0.02)
+    shards = open_dataset(web_store.folder).split("train").shards
+    web_store.faults["train-000000.tar"] = ["stall"]
+    folder = StageFolder(tmp_path / "stage", sum(sorted(sizes(web_store.folder))[-2:]))
+    stage = Stage(location(web_store.url), shards, folder, window=1, steps_ahead=0)
+    stage.begin(np.repeat([1, 0, 2], 8), batch_size=8, step=0)
+    assert stage.get(1) and web_store.stalled.wait(60)
+
+    def go_on() -> None:
+        monkeypatch.setattr(pipeline.stage_trouble, "ROOM_SECONDS", ROOM_SECONDS)
+        web_store.go_on.set()
+
+    threading.Timer(1.0, go_on).start()
+    assert stage.get(2).path.name.endswith("train-000002.tar")
+    stage.close()
 
 
 def test_a_folder_that_another_process_keeps_locked_is_named(tmp_path: Path) -> None:
