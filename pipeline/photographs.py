@@ -163,8 +163,10 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 def _decode_with_pillow(data: bytes, ignore_orientation: bool) -> Pixels:
     try:
         with warnings.catch_warnings():
-            # Pillow warns of bombs and odd metadata; size is judged below, metadata is not kept.
+            # Pillow warns of odd metadata, which is not kept, and of over MAX_PIXELS: size is
+            # judged below as well, but an ICO is decoded as it is opened.
             warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
                 height, width = image.height, image.width
                 divisor = _divisor(height, width)
@@ -182,7 +184,7 @@ def _decode_with_pillow(data: bytes, ignore_orientation: bool) -> Pixels:
         raise
     except UnidentifiedImageError as error:
         raise ImageError("not an image") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"too large: {error}") from error
     except MemoryError:
         raise

@@ -259,6 +259,14 @@ def test_one_row_over_the_pixel_limit_is_too_large() -> None:
         decode(with_size(small, 9000, 9943))
 
 
+def test_a_bomb_inside_an_icon_is_refused_before_it_is_decoded() -> None:
+    whole = encoded(Image.new("1", (9500, 9500)), "PNG")
+    bomb = whole[:-1000]  # decoding it would end in another error
+    entry = struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(bomb), 22)
+    with pytest.raises(ImageError, match="too large: .*90250000 pixels"):
+        decode(struct.pack("<HHH", 0, 1, 1) + entry + bomb)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
