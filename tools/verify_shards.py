@@ -33,10 +33,7 @@ from tools.verification import verify
     help="Share of the images to decode; all else is always checked in full.",
 )
 @click.option(
-    "--seed",
-    default=0,
-    type=click.IntRange(min=0),
-    help="Decides which images; with --epoch, their order.",
+    "--seed", default=0, type=click.IntRange(min=0), help="Of the sample; of --epoch's order."
 )
 @click.option(
     "--repair",
@@ -45,7 +42,9 @@ from tools.verification import verify
     help="The originals: rebuild damaged shards from them, byte for byte.",
 )
 @click.option("--format", default="auto", type=click.Choice(["auto", *FORMATS]), help="Of SOURCE.")
-@click.option("--workers", default=available_cores(), help="Processes that rebuild shards.")
+@click.option(
+    "--workers", default=available_cores(), type=click.IntRange(1), help="Processes that rebuild."
+)
 @epoch_options
 @clear_errors
 def main(

@@ -117,7 +117,8 @@ def test_what_is_no_shard_folder_ends_with_one_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--sample", "1.5"), ("--sample", "-0.1"), ("--seed", "-1")]
+    ("option", "value"),
+    [("--sample", "1.5"), ("--sample", "-0.1"), ("--seed", "-1"), ("--workers", "0")],
 )
 def test_impossible_options_are_usage_errors(
     shard_folder: Path, option: str, value: str
