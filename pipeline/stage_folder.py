@@ -19,7 +19,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,9 +115,14 @@ class StageFolder:
         return _open_shard(path, download.descriptor)
 
     def abandon(self, download: Download) -> None:
-        """Gives up a download: its file goes, and its room is free."""
-        with self._locked():
-            download.path.unlink(missing_ok=True)
+        """Gives up a download: its file goes, and its room is free.
+
+        Where the folder cannot be locked the file stays, unlocked: whoever looks next removes it.
+        """
+        try:
+            with suppress(OSError), self._locked():
+                download.path.unlink(missing_ok=True)
+        finally:
             os.close(download.descriptor)
 
     @contextmanager

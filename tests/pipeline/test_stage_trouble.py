@@ -17,7 +17,7 @@ from pipeline.loader import LoaderConfig
 from pipeline.locations import location
 from pipeline.manifest import Shard, open_dataset
 from pipeline.order import order
-from pipeline.stage_folder import LOCK_NAME, Elsewhere, StageFolder
+from pipeline.stage_folder import LOCK_NAME, Download, Elsewhere, StageFolder
 from pipeline.stage_trouble import ROOM_SECONDS, StageTrouble
 from pipeline.staging import Stage
 from tests.pipeline.conftest import (
@@ -248,6 +248,25 @@ def test_a_folder_that_another_process_keeps_locked_is_named(tmp_path: Path) -> 
     finally:
         os.close(descriptor)
     assert not isinstance(folder.claim(wanted), Elsewhere)
+
+
+def test_what_is_given_up_while_the_folder_is_locked_is_anybodys_afterwards(
+    tmp_path: Path,
+) -> None:
+    folder, other = (StageFolder(tmp_path, 100, patience_seconds=0.2) for _ in range(2))
+    wanted = Shard(name="train-000000.tar", samples=1, bytes=9, sha256="0" * 64)
+    download = folder.claim(wanted)
+    assert isinstance(download, Download) and isinstance(other.claim(wanted), Elsewhere)
+    descriptor = os.open(tmp_path / LOCK_NAME, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # another open file: as good as another process
+        folder.abandon(download)
+    finally:
+        os.close(descriptor)
+    again = other.claim(wanted)
+    assert isinstance(again, Download)
+    other.abandon(again)
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_no_patience_is_refused() -> None:
