@@ -1,5 +1,6 @@
 """The DALI graph: encoded bytes in; decode + crop, then mirror + lighting + cast in one kernel."""
 
+import weakref
 from collections import deque
 from importlib.metadata import distributions
 from typing import Any
@@ -160,7 +161,9 @@ class DaliBackend:
             while self._running:
                 self.take()
         except (RuntimeError, StopIteration):  # take() reported it; DALI needs a new pipeline
-            self._running.clear()
+            # The old one may still read its inputs, and lives as long as anybody holds the error.
+            weakref.finalize(self._pipeline, self._running.clear).atexit = False
+            self._pipeline, self._running = None, deque()
             self._ended = False
             self._pipeline = self._build()
         if self._settings.device is not None:

@@ -3,6 +3,9 @@
 DALI's pixels are tested with the other backends'.
 """
 
+import gc
+import weakref
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,3 +165,40 @@ def test_the_pipeline_and_the_gpu_decoder_share_the_threads_and_bind_none(
 ) -> None:
     defined = defined_for_a_gpu(monkeypatch, num_threads=threads)
     assert defined.threads == each and not defined.affinity
+
+
+def test_after_an_error_the_inputs_stay_as_long_as_the_pipeline_that_may_read_them() -> None:
+    settings = RenderSettings(
+        encoding="jpeg", max_rows=2, num_threads=1, depth=2, full=False, dtype=np.float32
+    )
+    made = pipeline.graph.DaliBackend(settings)
+    no_images = StepBytes(np.zeros((2, 128), np.uint8), np.full((2, 1), 128, np.int32))
+    for _ in range(2):
+        made.submit(made.prepare(Work(no_images, centre_draws(2).crop, None)))
+    old = weakref.ref(made._pipeline)
+    is_gone: list[bool] = []
+
+    class Inputs(deque[Any]):
+        def clear(self) -> None:
+            is_gone.append(old() is None)
+            super().clear()
+
+    made._running = Inputs()
+    held: list[Exception] = []
+    try:
+        made.take()
+    except RuntimeError as error:
+        held.append(error)  # as its frames do the pipeline
+    assert len(made._running) == 2
+    made.clear()
+    assert held and is_gone == [] and len(made._running) == 0
+    held.clear()
+    gc.collect()
+    assert is_gone == [True]
+    rng = np.random.default_rng(0)
+    image = encoded(Image.fromarray(photograph(rng, SIZE_PX, SIZE_PX)))
+    data = np.frombuffer(image * 2, np.uint8).reshape(2, -1)
+    work = Work(StepBytes(data, np.full((2, 1), len(image), np.int32)), centre_draws(2).crop, None)
+    made.submit(made.prepare(work))
+    assert from_dlpack(made.take()).shape[0] == 2
+    made.close()
