@@ -100,15 +100,22 @@ class ShardWriter:
         trace: TracebackType | None,
     ) -> None:
         if error is None:
-            self._write(bytes(2 * BLOCK_BYTES))  # the end of a tar file
-            rows = np.array(self._rows, INDEX_DTYPE)
-            self.written = Written(
-                num_bytes=self._offset,
-                sha256=self._hash.hexdigest(),
-                rows=rows,
-                dali_index=dali_index_text(rows, self._component),
-            )
+            try:
+                self.written = self._end()
+            except BaseException as failure:  # told to the file, which goes and names itself
+                self._whole.__exit__(type(failure), failure, failure.__traceback__)
+                raise
         self._whole.__exit__(kind, error, trace)
+
+    def _end(self) -> Written:
+        self._write(bytes(2 * BLOCK_BYTES))  # the end of a tar file
+        rows = np.array(self._rows, INDEX_DTYPE)
+        return Written(
+            num_bytes=self._offset,
+            sha256=self._hash.hexdigest(),
+            rows=rows,
+            dali_index=dali_index_text(rows, self._component),
+        )
 
     def add(self, sample_id: int, label: int, encoded: bytes) -> None:
         """Appends a sample: its encoded image, then its label as decimal text."""

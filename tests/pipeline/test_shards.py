@@ -1,6 +1,8 @@
 """What lies on the disk is what the index says, and what other programs expect."""
 
 import ast
+import errno
+import os
 import re
 import tarfile
 import threading
@@ -165,6 +167,21 @@ def test_a_shard_whose_writing_fails_does_not_appear(tmp_path: Path) -> None:
         writer.add(0, 0, b"image")
         raise OSError("disk full")
     assert not path.exists() and writer.written is None
+
+
+def test_a_disk_that_is_full_at_the_end_of_a_shard_is_told_by_its_name_and_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(writer: ShardWriter, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as writing does: no name
+
+    path = tmp_path / "train-000000.tar"
+    with pytest.raises(OSError, match="No space left") as caught:
+        with ShardWriter(path, 0, "jpg") as writer:
+            writer.add(0, 0, b"image")
+            monkeypatch.setattr(ShardWriter, "_write", fill)
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [] and writer.written is None
 
 
 def some_rows(count: int = 5) -> NDArray[np.void]:
