@@ -62,12 +62,15 @@ class RunFolder:
         """Makes the folder this run's own, or ValueError: see claim_folder and FolderLock.
 
         Removes what killed runs were writing, and notes where the shards lie, and the checkpoint
-        that it begins with, if any.
+        that it begins with, if any. Every rank waits until the first one has the folder.
         """
         if self._is_first:
             claim_folder(self.path, description)
             self._lock.take()
             remove_temporaries(self.path)
+        # The run that held the lock may have saved on its way out: nobody reads before. Its value
+        # is asked for, as on a GPU a broadcast alone holds nobody up.
+        self._ranks.broadcast(torch.ones(1, device=self._device)).item()
         text = json.dumps({"folder": str(shards.absolute() if is_local(shards) else shards)})
         path = self.path / SHARDS_NAME
         self._write(str(path), partial(write_whole, path, text.encode() + b"\n"))

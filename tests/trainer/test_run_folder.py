@@ -3,16 +3,22 @@
 import errno
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from tests.trainer.ranks import run_ranks
 from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trainer.collectives import Group
 from trainer.config import RunConfig
+from trainer.folder_lock import FolderLock
 from trainer.parallel import ALONE
 from trainer.run_folder import RunFolder
 from trainer.session import Session
@@ -121,3 +127,50 @@ def test_ranks_that_find_different_checkpoints_are_told(tmp_path: Path) -> None:
     save_run(tmp_path, 7)
     with pytest.raises(ValueError, match=r"for different processes, of steps \[-1, 7\]; give"):
         records.last_checkpoint({"width": 0.5, "seed": 1})
+
+
+def step_found(folder: Path) -> int:
+    """What a rank of two goes on from while a run that ends holds the folder.
+
+    That run saves step 9 and lets go as soon as rank 1 waits for rank 0, in whatever exchange.
+    """
+    waits, description = folder / "rank-1-waits", {"width": 0.5, "seed": 1}
+    group = Group(dist.group.WORLD)
+    holder = FolderLock(folder)
+
+    def end() -> None:
+        while not waits.exists():
+            time.sleep(0.01)
+        save_run(folder, 9)
+        holder.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        if group.rank == 0:
+            holder.take()
+        dist.barrier()
+        if group.rank == 0:
+            ending = threading.Thread(target=end)
+            ending.start()
+        else:
+            for name in ("broadcast", "all_gather"):
+                exchange = getattr(group, name)
+
+                def noted(*arguments: Any, exchange: Any = exchange) -> Any:
+                    waits.touch()
+                    return exchange(*arguments)
+
+                patch.setattr(group, name, noted)
+        records = RunFolder(folder, group, torch.device("cpu"))
+        records.claim(description, folder)
+        found = records.last_checkpoint(description)
+        records.close()
+    if group.rank == 0:
+        ending.join()
+    assert found
+    return int(found.progress["step"])
+
+
+def test_no_rank_reads_the_checkpoint_of_a_run_that_still_saves(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"width": 0.5, "seed": 1}))
+    save_run(tmp_path, 7)
+    assert run_ranks(2, step_found, tmp_path) == [9, 9]
