@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.loader import Batch, Loader, LoaderConfig
+from pipeline.manifest import open_dataset
 from tools.measure.simulated import simulate_shards
 
+NUM_CLASSES = 7
 Step = tuple[list[int], list[int], list[list[int]]]
 
 
@@ -51,7 +53,7 @@ def test_any_epoch_is_exactly_once_and_goes_on_from_any_cut_on_any_ranks(
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         per_shard = data.draw(st.integers(1, 20), "images per shard")
-        simulate_shards(Path(folder), num_samples, num_classes=1, images_per_shard=per_shard)
+        simulate_shards(Path(folder), num_samples, NUM_CLASSES, images_per_shard=per_shard)
 
         def opened(world_size: int) -> list[Loader]:
             return [
@@ -66,12 +68,16 @@ def test_any_epoch_is_exactly_once_and_goes_on_from_any_cut_on_any_ranks(
             ]
 
         before, after = opened(ranks_before), opened(ranks_after)
+        index = open_dataset(Path(folder)).index("train")
+        label_of = dict(zip(index["id"].tolist(), index["label"].tolist(), strict=True))
         epochs = [[told(parts) for parts in zip(*before, strict=True)] for _ in range(3)]
         for epoch in epochs:
             ids = [i for step in epoch for i in step[0]]
             left_out = num_samples % options["batch_size"] if training else 0
             assert len(ids) == len(set(ids)) == num_samples - left_out
             assert set(ids) <= set(range(num_samples))
+            labels = [label for step in epoch for label in step[1]]
+            assert labels == [label_of[i] for i in ids]
         cut = data.draw(st.integers(0, len(before[0]) - 1), "cut")
         state = {**before[0].state_dict(), "epoch": 1, "step": cut}
         for loader in after:
