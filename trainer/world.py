@@ -151,7 +151,8 @@ def explain_loss(world: World, error: RuntimeError) -> str | None:
     caller.start()
     caller.join(2 * ROLL_CALL_SECONDS)  # the store is silent where its own rank hangs
     if not timed_out:
-        return "the connection to another rank was lost"
+        cause = text.strip().partition("\n")[0]
+        return f"the connection to another rank was lost: {cause}"
     silent = sorted(set(range(world.size)) - present) if present else [0]
     names = ", ".join(str(rank) for rank in silent)
     return f"no answer for {world.timeout_seconds:g} s from rank {names or 'unknown'}"

@@ -67,6 +67,9 @@ def test_ranks_that_wait_name_the_one_that_does_not_answer(
     timed_out = RuntimeError("[unbound_buffer.cc:84] Timed out waiting 7000ms for recv")
     assert explain_loss(late, timed_out) == "no answer for 7 s from rank 2"
     gone = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1234")
-    assert explain_loss(late, gone) == "the connection to another rank was lost"
+    lost = "the connection to another rank was lost: "
+    assert explain_loss(late, gone) == lost + str(gone)
+    unstarted = dist.DistBackendError("NCCL error: unhandled system error\nLast error:\nsocket")
+    assert explain_loss(late, unstarted) == lost + "NCCL error: unhandled system error"
     assert explain_loss(late, RuntimeError("out of memory")) is None
     assert explain_loss(World(device=CPU), timed_out) is None
