@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -72,11 +72,12 @@ def launch(command: Sequence[str], *, processes: int, max_restarts: int) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=folder),  # by default one that nobody removes
             **grace,
         )
-        with _environment(_rank_environment(notes, processes)), _signals_passed_on(notes):
+        environment = _rank_environment(notes, processes)
+        with _environment(environment), _signals_passed_on(notes) as passed:
             try:
                 elastic_launch(config, command[0])(*command[1:])
             except (ChildFailedError, SignalException) as error:
-                return _decided_end(notes) or _told(error)
+                return _decided_end(notes) or _told(error, passed)
         return _decided_end(notes) or 0
 
 
@@ -161,9 +162,15 @@ def _decided_end(notes: Path) -> int | None:
         return None
 
 
-def _told(error: Exception) -> int:
-    """The exit code of a crash that restarts did not mend, after saying which rank crashed."""
+def _told(error: Exception, passed: Set[int]) -> int:
+    """The exit code of a crash that restarts did not mend, after saying which rank crashed.
+
+    passed: signals that went to the ranks; one that died of these alone was still starting up.
+    """
     failures = getattr(error, "failures", {})
+    died_of = {-failure.exitcode for failure in failures.values() if failure.exitcode < 0}
+    if died_of and died_of <= passed:
+        return PREEMPTED
     for rank, failure in sorted(failures.items()):
         print(f"error: rank {rank} ended with exit code {failure.exitcode}", file=sys.stderr)
     return FAILED
@@ -196,17 +203,22 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_passed_on(notes: Path) -> Iterator[None]:
-    """Within it PASSED_ON goes to the ranks; those that have yet to start find a note."""
+def _signals_passed_on(notes: Path) -> Iterator[Set[int]]:
+    """Within it PASSED_ON goes to the ranks; those that have yet to start find a note.
+
+    Yields those that came.
+    """
+    passed: set[int] = set()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        passed.add(number)
         (notes / STOP_NOTE).touch()
         for child in _children():
             os.kill(child, number)
 
     old = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -38,6 +38,8 @@ def main(folder: Path, way: str) -> None:
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda got, frame: asked.append(got))
+        if way == "start-up":  # before there is anyone to ask
+            signal.signal(number, signal.SIG_DFL)
     note = folder / f"rank-{rank}-restart-{begun}"
     write_whole(note, f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}".encode())
     if way == "succeed":

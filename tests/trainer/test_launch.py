@@ -141,6 +141,18 @@ def test_ranks_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
         assert set(got) == {int(signal.SIGTERM)}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_ranks_that_die_of_a_stop_while_they_start_were_preempted(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with launcher(tmp_path, "start-up") as process:
+        wait_for(*(tmp_path / f"rank-{rank}-restart-0" for rank in range(2)))
+        assert process.pid
+        os.kill(process.pid, number)
+        process.join(PATIENCE_SECONDS)
+        assert process.exitcode == 75
+
+
 def test_a_rank_that_starts_after_a_stop_was_asked_for_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
