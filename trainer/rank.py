@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from trainer.config import RunConfig
+from trainer.interrupt import stop_request
 from trainer.launch import (
     FAILED,
     PREEMPTED,
@@ -66,11 +67,14 @@ def find_processes(config: RunConfig) -> int:
 def _train(config: RunConfig) -> bool:
     """Whether training ended by itself. SystemExit, after saying why, where a rank was lost."""
     step = 0
-    with joined(config.device, config.timeout_seconds) as world:
+    with (
+        joined(config.device, config.timeout_seconds) as world,
+        stop_request(quiet=not world.is_first, to_the_end=is_rank()) as asked,
+    ):
         try:
             with Session(config, world) as session:
                 try:
-                    return session.run()
+                    return session.run(asked)
                 finally:
                     step = session.trainer.step
         except RuntimeError as error:

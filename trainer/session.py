@@ -14,7 +14,6 @@ from trainer.description import describe
 from trainer.evaluate import Errors, evaluate
 from trainer.guard import LossNotFinite
 from trainer.interrupt import stop_request
-from trainer.launch import is_rank
 from trainer.metrics import Progress, Report, Totals
 from trainer.origin import origin_digest
 from trainer.parts import plan_parts
@@ -74,30 +73,25 @@ class Session:
             self.trainer.when_good = self.retrace.keep
             self._loaders = stack.pop_all()
 
-    def run(self) -> bool:
+    def run(self, asked: Callable[[], bool] | None = None) -> bool:
         """Trains to the last epoch, or to the last step where steps are limited.
 
+        asked: whether a signal came, of a caller that listens already; without it, this listens.
         Returns False where a signal stopped it, to be resumed. ValueError where the loss is no
         longer finite; the last checkpoint stays. OSError where that of the end is not written.
         """
+        if asked is None:
+            with stop_request(quiet=not self.world.is_first) as asked:
+                return self.run(asked)
         if self.epoch >= self.num_epochs:
             done = f"all {self.num_epochs} epochs are done; nothing to do"
             self.records.say(f"{self.folder}: {done}")
         elif self.config.fed_ratio:
             self.ceiling = self.parts.measure_ceiling(self.train_feed, self.model.forms)
             self.records.say(f"the step alone, on one batch: {self.ceiling:,.0f} images/s")
-        agreed = Agreement(self.world)
-        with stop_request(quiet=not self.world.is_first, to_the_end=is_rank()) as asked:
-            while self.epoch < self.num_epochs and not self._at_limit:
-                try:
-                    if not self._run_epoch(lambda: self._wish(agreed, asked())):
-                        self._save(LAST_NAME)
-                        break
-                except FloatingPointError as error:
-                    self._settle()
-                    raise ValueError(self._diverged(error)) from error
-        agreed.settle()
-        if LAST_NAME in self._settle() and self.epoch == self.num_epochs:
+        self._train(asked)
+        is_lost = LAST_NAME in self._settle()
+        if is_lost and self.epoch == self.num_epochs:
             raise OSError(
                 f"the run has ended, but its last checkpoint is not in {self.folder}; the same "
                 f"command trains again from the one before it"
@@ -105,8 +99,25 @@ class Session:
         if self.epoch == self.num_epochs:
             return True
         command = "the same command" + (" without --limit-steps" if self._at_limit else "")
-        self.records.say(f"stopped after step {self.trainer.step}; {command} resumes")
+        kept = ", which was not saved" if is_lost else ""
+        goes_on = "goes on from the checkpoint before it, if any" if is_lost else "resumes"
+        self.records.say(f"stopped after step {self.trainer.step}{kept}; {command} {goes_on}")
         return self._at_limit
+
+    def _train(self, asked: Callable[[], bool]) -> None:
+        """Epoch by epoch, until all are done, the steps are limited or a stop was agreed on."""
+        agreed = Agreement(self.world)
+        while self.epoch < self.num_epochs and not self._at_limit:
+            try:
+                # Also where an epoch is one step. What is to be saved here was saved just now.
+                stopped = self._granted(agreed, asked()) == Wish.STOP
+                if stopped or not self._run_epoch(lambda: self._wish(agreed, asked())):
+                    self._save(LAST_NAME)
+                    break
+            except FloatingPointError as error:
+                self._settle()
+                raise ValueError(self._diverged(error)) from error
+        agreed.settle()
 
     @property
     def _at_limit(self) -> bool:
@@ -131,9 +142,13 @@ class Session:
     def _wish(self, agreed: Agreement, stop_asked: bool) -> Wish:
         """What is to be done between two steps, on all ranks."""
         self.trace.step()
-        due = Wish.SAVE if self.writer.is_due else Wish.NOTHING
-        granted = agreed(Wish.STOP if stop_asked else due)
+        granted = self._granted(agreed, stop_asked)
         return Wish.STOP if self._at_limit else granted
+
+    def _granted(self, agreed: Agreement, stop_asked: bool) -> Wish:
+        """What the ranks agree on; all of them call it."""
+        due = Wish.SAVE if self.writer.is_due else Wish.NOTHING
+        return agreed(Wish.STOP if stop_asked else due)
 
     def _run_epoch(self, wish: Callable[[], Wish]) -> bool:
         """Trains what is left of the epoch, validates, saves, reports; False where stopped."""

@@ -7,15 +7,18 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
+from trainer import rank as trainer_rank
 from trainer import run
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import RunConfig
 from trainer.rank import find_processes
+from trainer.session import Session
 
 PATIENCE_SECONDS = 240.0
 RUN = ("--epochs", "6", "--preset", "paper")
@@ -113,6 +116,33 @@ def test_only_a_rank_that_fails_ends_with_nothing_taken_down(
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.split("\n") == ["said", *["taken down"] * taken_down, ""]
+
+
+def test_a_run_preempted_while_it_is_built_saves_and_ends_with_75(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Preempted(Session):
+        def __init__(self, *arguments: Any) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            super().__init__(*arguments)
+
+    def killed(number: int, frame: object) -> None:
+        raise AssertionError("the signal would have ended the process")
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr("trainer.rank.Session", Preempted)
+    asked = RunConfig(
+        shards=shard_folder, out=tmp_path, epochs=1, batch_size=8, width=1 / 32, backend="numpy",
+        device="cpu",
+    )  # fmt: skip
+    before = signal.signal(signal.SIGTERM, killed)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            trainer_rank.run(asked, [])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 75
+    assert last(tmp_path).progress["step"] == 0
 
 
 def test_what_the_user_has_to_put_right_is_told_once(tmp_path: Path) -> None:

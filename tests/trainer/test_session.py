@@ -1,6 +1,7 @@
 """Whole runs on tiny shards: stopped and resumed, refused, diverged, finished."""
 
 import dataclasses
+import errno
 import json
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from pipeline.calibrate import Choice
 from pipeline.loader import Batch, Loader
 from tests.conftest import compute_statistics, prepare_here, write_source
 from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.checkpoint_writer import CheckpointWriter
 from trainer.config import RunConfig
 from trainer.session import Session
 from trainer.world import Wish
@@ -96,10 +98,66 @@ def test_a_run_stopped_anywhere_ends_bit_equal_to_one_undisturbed(
         stop_after(patch, num_steps)
         assert not train(shard_folder, tmp_path, preset=preset)
     stopped = last(tmp_path)
-    # a signal in the last step of an epoch is answered in the first of the next
-    assert stopped.progress["step"] == num_steps + (num_steps == 4)
+    assert stopped.progress["step"] == num_steps
     assert train(shard_folder, tmp_path, preset=preset)
     assert_same_run(tmp_path, whole)
+
+
+def test_a_second_signal_does_not_lose_the_checkpoint_of_the_stop(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while that is written; unheeded by the session it would be an error here."""
+
+    def settle(self: CheckpointWriter) -> tuple[str, ...]:
+        if self._names:
+            signal.raise_signal(signal.SIGUSR1)
+        return original(self)
+
+    def killed(number: int, frame: object) -> None:
+        raise AssertionError("the signal would have ended the process")
+
+    original, before = CheckpointWriter.settle, signal.signal(signal.SIGUSR1, killed)
+    monkeypatch.setattr(CheckpointWriter, "settle", settle)
+    stop_after(monkeypatch, 2)
+    try:
+        assert not train(shard_folder, tmp_path)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert last(tmp_path).progress["step"] == 2
+
+
+def test_a_stop_is_heard_between_epochs_of_one_step(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, 2)
+    assert not train(shard_folder, tmp_path, batch_size=32, epochs=4)
+    assert last(tmp_path).progress["step"] == 2
+
+
+def test_a_stop_asked_for_before_the_first_step_is_saved_and_resumed_to_the_same_run(
+    undisturbed: tuple[str, Path], shard_folder: Path, tmp_path: Path
+) -> None:
+    preset, whole = undisturbed
+    with Session(config(shard_folder, tmp_path, preset=preset)) as session:
+        assert not session.run(lambda: True)
+    assert last(tmp_path).progress["step"] == 0
+    assert train(shard_folder, tmp_path, preset=preset)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_stop_whose_checkpoint_is_lost_says_so(
+    shard_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainer.checkpoint.whole_file", full)
+    stop_after(monkeypatch, 2)
+    assert not train(shard_folder, tmp_path)
+    assert "stopped after step 2, which was not saved; the same" in capsys.readouterr().out
 
 
 EVENTS = (
