@@ -38,6 +38,10 @@ def fetch(
     brings more is broken. What is broken (cut off, refused, stalled, wrong) is tried NUM_TRIES
     times with growing pauses; then OSError says what happened the last time. FileNotFoundError,
     PermissionError and a full disk are raised at once, Stopped once `stopped` is set.
+
+    A stall, and `stopped`, end what asynchronous fsspec stores transfer (https, s3, gs, az). Of
+    others (folders, hdfs, sftp) they are seen between two reads only: one that does not return is
+    waited for, for as long as the file system's or the store's own time limits let it.
     """
     stopped = stopped or threading.Event()
     delay_seconds = FIRST_DELAY_SECONDS

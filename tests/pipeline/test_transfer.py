@@ -10,7 +10,7 @@ import pytest
 import pipeline.transfer
 from pipeline.locations import location
 from pipeline.transfer import NUM_TRIES, Stopped, fetch, read_file
-from tests.pipeline.conftest import FAULTS, WebStore
+from tests.pipeline.conftest import FAULTS, ROOT, WebStore
 
 NAME = "train-000001.tar"
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -116,3 +116,18 @@ def test_a_full_disk_is_not_tried_again(web_store: WebStore) -> None:
     with pytest.raises(OSError, match="No space left on device"):
         fetch(location(web_store.url) / NAME, Path("/dev/full"), lambda: None)
     assert web_store.num_requests[NAME] == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "is_watched"),
+    [("https", True), ("s3", True), ("gs", True), ("az", True), ("hdfs", False), ("file", False)],
+)
+def test_stalls_are_watched_where_the_documentation_says(protocol: str, is_watched: bool) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (fullfeed[https])")
+    try:
+        store = fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        pytest.skip(f"{protocol}: {error}")
+    assert store.async_impl is is_watched
+    told = (ROOT / "docs/preparing.md").read_text()
+    assert (f"`{protocol}`" in told.split("asynchronous", 1)[1].split(")", 1)[0]) is is_watched
