@@ -20,7 +20,7 @@ from tools.measure.spread import Spread, require_repeats, round_ratios, rounded,
 from trainer.config import RunConfig
 from trainer.world import World
 
-ENOUGH = 0.97  # a fed ratio at which the step is taken for the limit, where none is required
+ENOUGH = 0.97  # a fed ratio at which the step is taken for the limit; and asked, where none is
 DISAGREEING = 1.25  # largest over least ratio of a measurement that was disturbed
 TIMELINE_POINTS = 200
 SUFFIX = "_wait_seconds"
@@ -121,7 +121,7 @@ def _waited(done: Pass) -> float:
 def _report(contest: FedContest, rig: Rig, ranks: Sequence[Passes]) -> dict[str, Any]:
     """`build_report`'s form, with what is said of real data where it was measured."""
     passes, config, parts = in_all(ranks), contest.config, rig.parts
-    on_gpu = rig.trainer.device.type == "cuda"
+    on_gpu, raw = rig.trainer.device.type == "cuda", rig.feed.dataset.encoding == "raw"
     absent = {} if on_gpu or torch.cuda.is_available() else {"GPU": NO_GPU}
     if not contest.alone and BESIDE not in passes:
         absent[BESIDE] = "not where images are resident, or shards are staged"
@@ -151,9 +151,9 @@ def _report(contest: FedContest, rig: Rig, ranks: Sequence[Passes]) -> dict[str,
         return report
     return report | feeding(
         ranks,
-        gpu_decodes=rig.feed.backend == "dali-gpu",
+        gpu_decodes=rig.feed.backend == "dali-gpu" and not raw,  # raw images have no decoder
         on_gpu=on_gpu,
-        raw=rig.feed.dataset.encoding == "raw",
+        raw=raw,
         require=contest.require,
     )
 
@@ -170,26 +170,26 @@ def feeding(
 
     fed_ratio: real / step alone, round by round, of all ranks together. ranks: the same of each by
     its own clock, with its waits per step, ms. attribution: shares of the time; short: the largest
-    cause. required, fed: what was asked for, and whether it was reached. timeline: images/s, step
-    by step, of the last round.
+    cause, "step" from ENOUGH on. required, fed: what was asked for, and whether it was reached.
+    timeline: images/s, step by step, of the last round.
     """
     passes = in_all(ranks)
     measured = _per_step(passes, gpu_decodes=gpu_decodes, on_gpu=on_gpu, raw=raw)
     shares = attribute(measured)
     exact = _ratio(passes)
     ratio = rounded(exact, 4)
-    fed = exact.median >= (ENOUGH if require is None else require)
+    enough = exact.median >= ENOUGH
     return {
         "fed_ratio": ratio,
         "required": require,
-        "fed": fed,
+        "fed": enough if require is None else exact.median >= require,
         "ranks": [
             {"rank": rank, "fed_ratio": rounded(_ratio(each), 4), "wait_ms": _wait_ms(each[REAL])}
             for rank, each in enumerate(ranks)
         ],
         "attribution": {name: round(share, 4) for name, share in asdict(shares).items()},
-        "short": "step" if fed else shortest(shares),
-        "advice": advise(measured, shares, fed=fed) + _doubt(ratio),
+        "short": "step" if enough else shortest(shares),
+        "advice": advise(measured, shares, fed=enough) + _doubt(ratio),
         "timeline": {name: _timeline(done[-1]) for name, done in passes.items()},
     }
 

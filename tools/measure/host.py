@@ -68,6 +68,7 @@ class Host:
         try:
             self._connection.send(True)
             if not self._connection.poll(self._patience_seconds):
+                self._stop()  # or it would work on beside all that are measured after it
                 raise PassError(f"no answer within {self._patience_seconds:,g} s")
             answer = self._connection.recv()
         except (EOFError, OSError):
@@ -81,11 +82,19 @@ class Host:
     def close(self) -> None:
         """Ends the process, by force if it does not end by itself."""
         self._connection.close()
+        self._wait()
+        self._process.close()
+
+    def _stop(self) -> None:
+        """Ends the process whatever it is doing."""
+        self._process.terminate()
+        self._wait()
+
+    def _wait(self) -> None:
         self._process.join(self._end_seconds)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        self._process.close()
 
 
 def _serve(connection: Connection, entrant: Entrant, settings: FeedSettings) -> None:

@@ -13,7 +13,7 @@ from pipeline.images import SIZE_PX
 from tools.measure.attribution import remedy
 from tools.measure.contestants import NO_GPU
 from tools.measure.machine import describe_machine
-from tools.measure.memory import anonymous_bytes
+from tools.measure.memory import peak_bytes
 from tools.measure.outlook import DEVICES, Speeds, on_the_same_cores, outlook
 from tools.measure.plots import images_text
 from tools.measure.report import build_report
@@ -142,7 +142,7 @@ def _memory(parts: Parts) -> dict[str, Any]:
     free, shards_bytes = psutil.virtual_memory().available, _shards_bytes(parts)
     on_gpu = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
     return {
-        "process_bytes": anonymous_bytes(),
+        "process_bytes": peak_bytes(),  # while it trained and loaded
         "gpu_bytes": on_gpu[1] - on_gpu[0] if on_gpu else None,  # of all that use it
         "shards_bytes": shards_bytes,
         "free_bytes": free,

@@ -167,7 +167,7 @@ def preflight(report: Report) -> str:
     expected, settings = report["expected"], report["settings"]
     rows = [["this machine", *_expectation(expected), "", ""]]
     for each in report["outlook"]:
-        fed = {True: "yes", False: f"no: {each['short']}", None: "?"}[each["fed"]]
+        fed = {True: "yes", False: f"no: {each['short']}", None: "no GPU"}[each["fed"]]
         name = f"{each['devices']} GPU{'s' * (each['devices'] > 1)}"
         rows.append([name, *_expectation(each), f"{each['delivered']:,.0f}", fed])
     head = [f"{settings['preset']}, width {settings['width']:g}", "images/s", "an epoch"]

@@ -85,7 +85,8 @@ TABLES = {
     "| dali-cpu | 1.23 | 1.10–12.50 | 1.20 | 1.00–1.50 | 1,234 MB |",
     "preflight": "| modern, width 0.25 | images/s | an epoch | 90 epochs | delivered images/s | "
     "fed |\n| --- | --: | --: | --: | --: | --: |\n| this machine | 8.2 | 36.0 s | 54.0 min |  |  "
-    "|\n| 1 GPU | ? | ? | ? | 9,000 | ? |\n| 2 GPUs | 7,000 | 15.0 min | 22.5 h | 9,000 | yes |\n"
+    "|\n| 1 GPU | ? | ? | ? | 9,000 | no GPU |\n"
+    "| 2 GPUs | 7,000 | 15.0 min | 22.5 h | 9,000 | yes |\n"
     "| 4 GPUs | 9,000 | 15.0 min | 22.5 h | 9,000 | no: decode |\n\nMemory: 500 MB a process; "
     "2.0 GB in use on its GPU; shards of 10 MB fit in 20.0 GB free; decoded images would take "
     "50 MB (--resident). In its own words: CPU cores are short.",
