@@ -106,6 +106,11 @@ class Loader:
         return self._renderer.name
 
     @property
+    def is_resident(self) -> bool:
+        """Whether decoded images are kept, which "auto" decides by the room there is."""
+        return self._renderer.is_resident
+
+    @property
     def description(self) -> str:
         """The backend, why it was chosen, its threads and its decoder's load, for a person."""
         return self._renderer.description

@@ -140,6 +140,11 @@ class Renderer:
         return self.settings.hw_decoder_load if decodes else None
 
     @property
+    def is_resident(self) -> bool:
+        """Whether decoded images are kept."""
+        return self._store is not None
+
+    @property
     def description(self) -> str:
         """The backend, why it was chosen, its threads and its decoder's load, for a person."""
         threads = self.settings.num_threads

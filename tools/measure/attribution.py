@@ -91,6 +91,12 @@ FIXED: Mapping[str, str] = {
     "Have fewer, larger steps (--batch-size)",
 }
 
+NOT_TOLD_APART = (
+    "the interpreter or the cores are short: the thread that trains has other work than the step, "
+    "or what renders slows it, which is not measured where shards are staged or images resident. "
+    "Have fewer, larger steps (--batch-size), or fewer loader threads (--loader-threads)"
+)
+
 
 def remedy(cause: str, *, gpu_decodes: bool, on_gpu: bool, raw: bool) -> str:
     """Which resource is short, and what would help that is not done yet.
@@ -140,5 +146,7 @@ def advise(measured: Measured, shares: Shares, *, fed: bool) -> str:
     told = remedy(
         worst, gpu_decodes=measured.gpu_decodes, on_gpu=measured.on_gpu, raw=measured.raw
     )
+    if worst == "python" and measured.beside is None:
+        told = NOT_TOLD_APART
     resource, _, rest = told.partition(":")
     return f"{resource} ({getattr(shares, worst):.1%} of the time):{rest}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain, cycle, islice, repeat
 from typing import Self
 
@@ -34,7 +35,7 @@ class Rig:
             self.feed = stack.enter_context(parts.train_feed())
             self.trainer = parts.trainer(parts.model(), len(self.feed))
             self.trainer.model.train()
-            if config.resident != "none":  # as in every epoch but the first: images are kept
+            if self.feed.is_resident:  # as in every epoch but the first: images are kept
                 for _ in self.feed:
                     pass
             self.cached = [copy_of(batch) for batch in islice(self.coming(), NUM_CACHED)]
@@ -43,10 +44,10 @@ class Rig:
             fitting = math.ceil(pass_seconds / self.step_seconds)
             self.num_steps = min(MAX_STEPS, max(MIN_STEPS, fitting))
             self.replay: Replay | None = None
-            if config.resident == "none" and config.stage_dir is None:
+            if not self.feed.is_resident and config.stage_dir is None:
                 feed = self.feed
                 rendered = feed.config.rendered_as(feed.settings, feed.backend)
-                self.replay = Replay(rendered, NUM_CACHED)
+                self.replay = Replay(replace(rendered, resident="none"), NUM_CACHED)
                 stack.callback(self.replay.close)
             self._opened = stack.pop_all()
 

@@ -49,6 +49,14 @@ def test_what_costs_most_is_named_with_its_resource(measured: Measured, cause: s
     assert "\n" not in told
 
 
+def test_what_was_not_measured_is_not_charged_to_the_interpreter_alone() -> None:
+    """Without a decoder replayed beside the step, what it slows is not told from Python's work."""
+    known, unknown = short(waits=waits(decode=0.1)), short(beside=None, waits=waits(decode=0.1))
+    told = [advise(measured, attribute(measured), fed=False) for measured in (known, unknown)]
+    assert told[0].startswith("the interpreter is short (45.0% of the time): ")
+    assert told[1].startswith("the interpreter or the cores are short (45.0% of the time): ")
+
+
 def test_decoding_that_slows_the_step_is_told_from_decoding_that_is_too_slow() -> None:
     """The same shortfall, the same wait: what the step loses beside the decoder is contention."""
     starved = attribute(short(waits=waits(decode=1.0), beside=1.0))

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import pipeline.open_shards
 from pipeline.images import Pixels, decode_stored
 from pipeline.open_shards import OpenShard
+from pipeline.resident import Residence
 from pipeline.waits import Waits
 from tools.measure.contestants import NO_GPU
 from tools.measure.fed import FedContest, feeding, in_all, run_fed_contest
@@ -198,6 +200,23 @@ def test_a_requirement_that_is_reached_does_not_hide_what_is_short() -> None:
 def test_what_falls_short_by_less_than_is_printed_falls_short() -> None:
     told = feeding([passes(0.96996, 1.0)], gpu_decodes=False, on_gpu=False, require=0.97)
     assert told["fed_ratio"]["median"] == 0.97 and not told["fed"]
+
+
+@pytest.mark.parametrize(("where", "measured"), [("none", True), ("host", False)])
+def test_decoding_beside_the_step_is_measured_wherever_images_are_not_kept(
+    where: str, measured: bool, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --resident auto by the room there is: without any it decodes as ever."""
+    found = Residence(where, "the room there is")
+    monkeypatch.setattr("pipeline.renderer.find_residence", lambda *asked, **room: found)
+    monkeypatch.setattr(Trainer, "train_step", no_step)
+    asked = contest(shard_folder)
+    report = run_fed_contest(
+        replace(asked, config=replace(asked.config, resident="auto", backend="auto")),
+        World(device=torch.device("cpu")),
+    )
+    assert (BESIDE in [each["name"] for each in report["results"]]) is measured
+    assert (BESIDE in report["not_measured"]) is not measured
 
 
 @pytest.mark.parametrize(("slowest", "doubted"), [(1.2, False), (1.3, True)])
