@@ -170,15 +170,15 @@ def feeding(
 
     fed_ratio: real / step alone, round by round, of all ranks together. ranks: the same of each by
     its own clock, with its waits per step, ms. attribution: shares of the time; short: the largest
-    cause, "step" from ENOUGH on. required, fed: what was asked for, and whether it was reached.
-    timeline: images/s, step by step, of the last round.
+    cause, or "step" where the ratio is ENOUGH, and what was required. required, fed: what was
+    asked for, and whether it was reached. timeline: images/s, step by step, of the last round.
     """
     passes = in_all(ranks)
     measured = _per_step(passes, gpu_decodes=gpu_decodes, on_gpu=on_gpu, raw=raw)
     shares = attribute(measured)
     exact = _ratio(passes)
     ratio = rounded(exact, 4)
-    enough = exact.median >= ENOUGH
+    enough = exact.median >= max(ENOUGH, require or 0.0)
     return {
         "fed_ratio": ratio,
         "required": require,

@@ -197,6 +197,11 @@ def test_a_requirement_that_is_reached_does_not_hide_what_is_short() -> None:
     assert told["fed"] and told["short"] != "step" and not told["advice"].startswith("fed")
 
 
+def test_a_requirement_above_97_of_100_that_is_missed_is_not_called_fed() -> None:
+    told = feeding([passes(0.98, 1.0)], gpu_decodes=False, on_gpu=False, require=0.99)
+    assert not told["fed"] and told["short"] != "step" and not told["advice"].startswith("fed")
+
+
 def test_what_falls_short_by_less_than_is_printed_falls_short() -> None:
     told = feeding([passes(0.96996, 1.0)], gpu_decodes=False, on_gpu=False, require=0.97)
     assert told["fed_ratio"]["median"] == 0.97 and not told["fed"]
