@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.draws import CROP_PX, MAX_OFFSET_PX
+from pipeline.draws import CROP_PX
 from pipeline.handover import lit
 from pipeline.images import SIZE_PX
 from pipeline.triton_here import triton_works
 from trainer.forms import BLOCK_PX, blocks_of
-from trainer.layers import Normalise
+from trainer.layers import Normalise, mean_windows, window_places
 
 PAD_PX = 3  # right and bottom only: 224 -> 227, so that conv1 gives 55x55 maps (2012 convdata.py)
 ROW = 3 * CROP_PX  # values of a row of pixels, channels last
@@ -113,14 +113,12 @@ def _means(normalise: Normalise, crop: Tensor) -> Iterator[Tensor]:
     """What is taken off each image, as rows: (224, 672), or (672,) where all are alike."""
     if normalise.kind == "channel":
         yield from repeat(normalise.mean.repeat(CROP_PX), len(crop))
-        return
-    both = torch.stack((normalise.mean, normalise.mean.flip(1))).view(2, SIZE_PX, 3 * SIZE_PX)
-    middle = MAX_OFFSET_PX // 2
-    for x, y, flip in crop.tolist():
-        if normalise.kind == "image-centre":
-            x, y, flip = middle, middle, 0
-        left = 3 * (MAX_OFFSET_PX - x if flip else x)
-        yield both[flip, y : y + CROP_PX, left : left + ROW]
+    elif normalise.kind == "image-centre":
+        yield from repeat(normalise.centre().view(CROP_PX, ROW), len(crop))
+    else:
+        windows = mean_windows(normalise.mean)
+        for place in zip(*(axis.tolist() for axis in window_places(crop)), strict=True):
+            yield windows[place].view(CROP_PX, ROW)
 
 
 def _prepared_by_kernel(

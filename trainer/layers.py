@@ -229,14 +229,15 @@ class Normalise(nn.Module):
             scale = 1 / (self.std * divisor)
             return (images - self.mean.view(3, 1, 1)).mul_(scale.view(3, 1, 1))
         if self.kind == "image-centre":
-            out = images - self._centre()
+            out = images - self.centre().permute(2, 0, 1)
         else:
             out = images + mean_at_crop(-self.mean, crop)
         return out if divisor == 1.0 else out.div_(divisor)
 
-    def _centre(self) -> Tensor:
+    def centre(self) -> Tensor:
+        """The middle of the mean image, (224, 224, 3), of which no pixel is copied."""
         middle = slice(MAX_OFFSET_PX // 2, MAX_OFFSET_PX // 2 + CROP_PX)
-        return self.mean[middle, middle].permute(2, 0, 1)
+        return self.mean[middle, middle]
 
 
 def mean_at_crop(mean: Tensor, crop: Tensor) -> Tensor:
@@ -245,13 +246,24 @@ def mean_at_crop(mean: Tensor, crop: Tensor) -> Tensor:
     mean: (256, 256, 3); crop: (batch, 3) integers = x, y, flip. Returns (batch, 3, 224, 224) in
     channels-last memory.
     """
-    x, y, flip = crop.long().unbind(1)
+    return mean_windows(mean)[window_places(crop)].permute(0, 3, 1, 2)
+
+
+def mean_windows(mean: Tensor) -> Tensor:
+    """Every part of the mean image that a crop may show, by `window_places`.
+
+    (mirrored, y, x, 224, 224, channel), of which no pixel is copied.
+    """
     both = torch.stack((mean, mean.flip(1)))
     by_image, by_row, by_column, by_channel = both.stride()
     places = MAX_OFFSET_PX + 1
-    windows = both.as_strided(
+    return both.as_strided(
         (2, places, places, CROP_PX, CROP_PX, 3),
         (by_image, by_row, by_column, by_row, by_column, by_channel),
-    )  # windows: (mirrored, y, x, 224, 224, channel), of which no pixel is copied
-    mirrored_x = torch.where(flip == 1, MAX_OFFSET_PX - x, x)
-    return windows[flip, y, mirrored_x].permute(0, 3, 1, 2)
+    )
+
+
+def window_places(crop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the mean of each crop is among `mean_windows`: mirrored, y and x, (batch,) each."""
+    x, y, flip = crop.long().unbind(1)
+    return flip, y, torch.where(flip == 1, MAX_OFFSET_PX - x, x)
