@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,28 @@ from tests.pipeline.conftest import (
 def opened() -> Iterator[Open]:
     """Opens loaders (batch 4, one step ahead) and closes them after the test."""
     yield from opener(batch_size=4, prefetch=1, threads=1)
+
+
+@dataclass
+class Clock:
+    """What the code under test takes for the time."""
+
+    now: float = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    told = Clock()
+    monkeypatch.setattr("pipeline.stage_trouble.time.monotonic", lambda: told.now)
+    return told
+
+
+def trouble_of(num_shards: int, folder: Path, **options: float) -> StageTrouble:
+    """Of shards of 9 bytes, staged to a folder that holds 100."""
+    shards = [
+        Shard(name=f"{i}.tar", samples=1, bytes=9, sha256=f"{i:064}") for i in range(num_shards)
+    ]
+    return StageTrouble(folder, shards, StageFolder(folder, 100, **options))
 
 
 # ---- transfers that broke before anybody waited ----
@@ -146,23 +169,20 @@ def test_a_suspended_process_that_brings_a_shard_is_named_by_its_file(
 
 
 def test_patience_counts_from_the_last_byte_and_from_the_beginning_of_the_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: Clock
 ) -> None:
-    clock = 1000.0
-    monkeypatch.setattr("pipeline.stage_trouble.time.monotonic", lambda: clock)
-    shards = [Shard(name="train-000000.tar", samples=1, bytes=9, sha256="0" * 64)]
-    trouble = StageTrouble(tmp_path, shards, StageFolder(tmp_path, 100, patience_seconds=50))
+    trouble = trouble_of(1, tmp_path, patience_seconds=50)
     part = tmp_path / "x.part"
     for num_bytes in range(0, 9, 3):  # slow, but it gets on
         trouble.is_elsewhere(0, Elsewhere(part, num_bytes, changed_ns=num_bytes))
-        clock += 49
+        clock.now += 49
         trouble.require_hope(0, started=1000.0)
     trouble.is_elsewhere(0, Elsewhere(part, 6, changed_ns=7))  # begun again: no byte more
-    clock += 49
+    clock.now += 49
     trouble.require_hope(0, started=1000.0)
     trouble.is_elsewhere(0, Elsewhere(part, 6, changed_ns=7))
-    clock += 2
-    trouble.require_hope(0, started=clock - 49)  # this reader came late
+    clock.now += 2
+    trouble.require_hope(0, started=clock.now - 49)  # this reader came late
     with pytest.raises(ValueError, match=f"into {part}, to which nothing was added for 50 s"):
         trouble.require_hope(0, started=1000.0)
     trouble.begins(0)
@@ -170,42 +190,36 @@ def test_patience_counts_from_the_last_byte_and_from_the_beginning_of_the_wait(
 
 
 def test_others_that_bring_one_shard_do_not_hide_that_there_is_no_room_for_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: Clock
 ) -> None:
-    clock = 1000.0
-    monkeypatch.setattr("pipeline.stage_trouble.time.monotonic", lambda: clock)
-    shards = [Shard(name=f"{i}.tar", samples=1, bytes=9, sha256=f"{i:064}") for i in range(2)]
-    trouble = StageTrouble(tmp_path, shards, StageFolder(tmp_path, 100))
-    while clock < 1000 + ROOM_SECONDS + 2:
-        trouble.is_elsewhere(0, Elsewhere(tmp_path / "0.part", int(clock), 0))
+    trouble = trouble_of(2, tmp_path)
+    while clock.now < 1000 + ROOM_SECONDS + 2:
+        trouble.is_elsewhere(0, Elsewhere(tmp_path / "0.part", int(clock.now), 0))
         trouble.has_no_room([1], "all of it is in use")
-        clock += 1
+        clock.now += 1
     with pytest.raises(ValueError, match="no room for 1.tar for 120 s: all of it is in use"):
         trouble.require_hope(1, started=1000.0)
     trouble.require_hope(0, started=1000.0)  # has no need of room, and 600 s of patience
 
 
 def test_no_room_for_a_shard_is_told_to_who_waits_for_that_one_or_behind_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: Clock
 ) -> None:
-    clock = 1000.0
-    monkeypatch.setattr("pipeline.stage_trouble.time.monotonic", lambda: clock)
-    shards = [Shard(name=f"{i}.tar", samples=1, bytes=9, sha256=f"{i:064}") for i in range(4)]
-    trouble = StageTrouble(tmp_path, shards, StageFolder(tmp_path, 100))
+    trouble = trouble_of(4, tmp_path)
     trouble.begins(0)  # a slow transfer
     trouble.is_elsewhere(3, Elsewhere(tmp_path / "3.part", 1, 0))
     trouble.has_no_room([1, 2, 3], "all of it is in use")  # wanted ahead
-    clock += ROOM_SECONDS + 1
+    clock.now += ROOM_SECONDS + 1
     trouble.require_hope(0, started=1000.0)
     trouble.require_hope(3, started=1000.0)
-    trouble.require_hope(1, started=clock)  # this reader came late
+    trouble.require_hope(1, started=clock.now)  # this reader came late
     for number in (1, 2):
         with pytest.raises(ValueError, match=f"no room for {number}.tar for 120 s: all of it"):
             trouble.require_hope(number, started=1000.0)
     trouble.is_elsewhere(1, Elsewhere(tmp_path / "1.part", 1, 0))
     trouble.require_hope(1, started=1000.0)
     trouble.has_no_room([3], "all of it is in use")  # who brought it gave up
-    clock += ROOM_SECONDS + 1
+    clock.now += ROOM_SECONDS + 1
     with pytest.raises(ValueError, match="no room for 3.tar"):
         trouble.require_hope(3, started=1000.0)
     trouble.begins(2)  # others let go of something
