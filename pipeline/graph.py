@@ -9,7 +9,6 @@ import numpy as np
 
 from pipeline.backends import RenderSettings, Work
 from pipeline.draws import CROP_PX, MAX_OFFSET_PX
-from pipeline.heap import keep_freed_memory
 from pipeline.images import SIZE_PX
 from pipeline.ranges import shown
 
@@ -79,10 +78,6 @@ def copied(rows: Any, sizes: Any) -> Any:
 class DaliBackend:
     """Renders steps in a DALI pipeline, on the CPU or (settings.device) on a GPU.
 
-    On the CPU this process keeps freed memory from then on (`pipeline.heap`), or DALI's, of which
-    every step asks for some 200 kB an image anew, would come and go: pages to clear, and a process
-    whose size wanders by 100 MB.
-
     On a GPU a step is handed over by stream, without a copy and without waiting for the device:
     it may be used in what was torch's current stream when it was taken, and in any stream that
     waits for that one. DALI writes to its memory again only once the tensor is gone and all work
@@ -95,8 +90,6 @@ class DaliBackend:
 
     def __init__(self, settings: RenderSettings) -> None:
         assert settings.device is None or settings.encoding == "jpeg"
-        if settings.device is None:
-            keep_freed_memory()
         self._settings = settings
         self._raw = settings.encoding == "raw"
         # A JPEG ends by itself: on the CPU it need not be cut out of its row, which copies it. A

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.heap import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
+from trainer.heap import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
 ROOT = Path(__file__).parents[2]
 FAULTS = """
 import resource, sys
 import numpy as np
-from pipeline.heap import keep_freed_memory
+from trainer.heap import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
